@@ -1,0 +1,138 @@
+"""Every configuration key this project adds to Detectron2's own, one line of comment each."""
+
+from detectron2.config import CfgNode as CN
+
+
+def add_mtaclip_config(cfg: CN) -> None:
+    """Add the project's keys, with their defaults, to a Detectron2 config.
+
+    Defaults are the paper's choices for ADE20K with a CLIP ResNet-50; YAML files under `configs/` set the rest.
+
+    Args:
+        cfg: a config from `detectron2.config.get_cfg()`; changed in place.
+    """
+    _add_data(cfg)
+    _add_clip(cfg)
+    _add_model(cfg)
+    _add_losses(cfg)
+    _add_solver(cfg)
+    _add_test(cfg)
+
+
+def _add_data(cfg: CN) -> None:
+    # Random resize: the two limits (long edge MAX_SIZE_TRAIN, short edge MIN_SIZE_TRAIN) times a ratio of this range.
+    cfg.INPUT.SCALE_RANGE = (0.5, 2.0)
+    # A crop is drawn again (up to 10 times) while one class fills more than this share of its labelled pixels.
+    cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 0.75
+    # Photometric distortion: random brightness, contrast, saturation and hue.
+    cfg.INPUT.COLOR_AUG = True
+
+
+def _add_clip(cfg: CN) -> None:
+    cfg.MODEL.CLIP = CN()
+    # Name of an open_clip model, or path of an open_clip model-config JSON file.
+    cfg.MODEL.CLIP.ARCH = "RN50-quickgelu"
+    # open_clip pretrained tag or path of a weight file; "" starts from random weights.
+    cfg.MODEL.CLIP.PRETRAINED = "openai"
+    # Normalisation inside a CLIP ResNet: "BN" (as released), "SyncBN" (over all processes) or "FrozenBN".
+    cfg.MODEL.CLIP.NORM = "BN"
+    # ViT only: indices of the four transformer blocks whose outputs feed the feature pyramid.
+    cfg.MODEL.CLIP.VIT_TAPS = (3, 5, 7, 11)
+
+
+def _add_model(cfg: CN) -> None:
+    cfg.MODEL.MTACLIP = CN()
+    # Width d of the pixel decoder, the mask-text decoder and the mask features.
+    cfg.MODEL.MTACLIP.HIDDEN_DIM = 256
+
+    # The text side: prompts, text queries and the mask-text similarity. Off = the Mask2Former baseline.
+    cfg.MODEL.MTACLIP.TEXT = CN()
+    # False removes the text tower, the prompts, the text queries and the contrastive loss.
+    cfg.MODEL.MTACLIP.TEXT.ENABLED = True
+    # Class texts: a vocabulary in `mtaclip/data/vocabularies/` or the path of a text file, one line per class.
+    cfg.MODEL.MTACLIP.TEXT.VOCABULARY = "ade20k"
+    # Text of the no-object class, the last of the K = C + 1 texts.
+    cfg.MODEL.MTACLIP.TEXT.NO_OBJECT = "none"
+    # Number n of learned contexts (prompts) every class text is read with.
+    cfg.MODEL.MTACLIP.TEXT.NUM_CONTEXTS = 3
+    # Learned vectors in one context.
+    cfg.MODEL.MTACLIP.TEXT.CONTEXT_LENGTH = 8
+    # Tokens of a class text, start and end included; a longer text is refused.
+    cfg.MODEL.MTACLIP.TEXT.TOKEN_LENGTH = 5
+
+    # Deformable-attention pixel decoder; the feature maps it reads are MODEL.SEM_SEG_HEAD.IN_FEATURES.
+    cfg.MODEL.MTACLIP.PIXEL_DECODER = CN()
+    # Encoder layers over strides 8, 16 and 32.
+    cfg.MODEL.MTACLIP.PIXEL_DECODER.LAYERS = 6
+    # Attention heads.
+    cfg.MODEL.MTACLIP.PIXEL_DECODER.HEADS = 8
+    # Sampling points per head and level.
+    cfg.MODEL.MTACLIP.PIXEL_DECODER.POINTS = 4
+    # Hidden width of the feed-forward blocks.
+    cfg.MODEL.MTACLIP.PIXEL_DECODER.FFN_DIM = 1024
+
+    # Masked-attention decoder over mask and text queries.
+    cfg.MODEL.MTACLIP.DECODER = CN()
+    # Number Q of mask queries.
+    cfg.MODEL.MTACLIP.DECODER.NUM_QUERIES = 100
+    # Decoder layers; each makes one prediction, and there is one more from the initial queries.
+    cfg.MODEL.MTACLIP.DECODER.LAYERS = 9
+    # Attention heads.
+    cfg.MODEL.MTACLIP.DECODER.HEADS = 8
+    # Hidden width of the feed-forward blocks.
+    cfg.MODEL.MTACLIP.DECODER.FFN_DIM = 2048
+
+
+def _add_losses(cfg: CN) -> None:
+    cfg.MODEL.MTACLIP.LOSS = CN()
+    # Weight of the classification loss, and of the class term in the matching cost.
+    cfg.MODEL.MTACLIP.LOSS.CLASS_WEIGHT = 2.0
+    # Weight of the mask (binary cross-entropy) loss and matching cost.
+    cfg.MODEL.MTACLIP.LOSS.MASK_WEIGHT = 5.0
+    # Weight of the dice loss and matching cost.
+    cfg.MODEL.MTACLIP.LOSS.DICE_WEIGHT = 5.0
+    # Relative weight of queries whose target is the no-object class.
+    cfg.MODEL.MTACLIP.LOSS.NO_OBJECT_WEIGHT = 0.1
+    # Points P sampled per mask, in matching and in the mask losses.
+    cfg.MODEL.MTACLIP.LOSS.NUM_POINTS = 12544
+    # Importance sampling: candidates are OVERSAMPLE_RATIO * NUM_POINTS uniform points.
+    cfg.MODEL.MTACLIP.LOSS.OVERSAMPLE_RATIO = 3.0
+    # Importance sampling: this share of the points are the most uncertain candidates, the others are uniform.
+    cfg.MODEL.MTACLIP.LOSS.IMPORTANCE_SAMPLE_RATIO = 0.75
+    # Divisor of mask and dice losses: "class_weight_sum" (as released) or "num_masks" (Mask2Former).
+    cfg.MODEL.MTACLIP.LOSS.MASK_NORMALIZER = "class_weight_sum"
+    # Supervise the prediction of the initial queries as well (Mask2Former does, the released MTA-CLIP does not).
+    cfg.MODEL.MTACLIP.LOSS.SUPERVISE_INITIAL = False
+
+    cfg.MODEL.MTACLIP.CONTRASTIVE = CN()
+    # Weight of the mask-to-text contrastive loss.
+    cfg.MODEL.MTACLIP.CONTRASTIVE.WEIGHT = 1.0
+    # Positives and negatives: "all_prompts", "best_prompt_others_ignored" or "best_prompt_others_negative".
+    cfg.MODEL.MTACLIP.CONTRASTIVE.TYPE = "best_prompt_others_negative"
+    # Cosine similarities are divided by this before the softmax; 1.0 as released.
+    cfg.MODEL.MTACLIP.CONTRASTIVE.TEMPERATURE = 1.0
+    # Learn the temperature, starting from TEMPERATURE.
+    cfg.MODEL.MTACLIP.CONTRASTIVE.LEARN_TEMPERATURE = False
+
+
+def _add_solver(cfg: CN) -> None:
+    # Learning-rate factor of the backbone.
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
+    # Weight decay of learned query, position and level embeddings.
+    cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0
+    # Weight decay of the backbone's normalisation layers (elsewhere WEIGHT_DECAY_NORM holds).
+    cfg.SOLVER.WEIGHT_DECAY_BACKBONE_NORM = 0.02
+    # Exponent of the polynomial decay that follows the linear warm-up.
+    cfg.SOLVER.POLY_LR_POWER = 0.9
+    # Data type of autocast while SOLVER.AMP.ENABLED: "bf16" (CPU and GPU) or "fp16" (GPU, with loss scaling).
+    cfg.SOLVER.AMP.DTYPE = "bf16"
+
+
+def _add_test(cfg: CN) -> None:
+    cfg.TEST.SLIDING_WINDOW = CN()
+    # Predict overlapping windows of the (resized) image and average their class scores.
+    cfg.TEST.SLIDING_WINDOW.ENABLED = False
+    # Window height and width in pixels.
+    cfg.TEST.SLIDING_WINDOW.CROP_SIZE = (512, 512)
+    # Vertical and horizontal distance of neighbouring windows in pixels.
+    cfg.TEST.SLIDING_WINDOW.STRIDE = (341, 341)

@@ -1,0 +1,5 @@
+"""Matching and training losses."""
+
+from mtaclip.losses.criterion import Criterion
+
+__all__ = ["Criterion"]

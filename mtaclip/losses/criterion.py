@@ -1,0 +1,157 @@
+"""The training losses: class, mask, dice and mask-to-text (paper, section 3.4; Mask2Former, section 3).
+
+Letters: R predictions (one per decoder layer), B images, Q mask queries, C classes, K = C + 1, n contexts, N matched
+masks of one image in all predictions, P points.
+"""
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from detectron2.utils import comm
+from torch import Tensor, nn
+
+from mtaclip.losses.contrastive import MaskTextContrastive
+from mtaclip.losses.matcher import HungarianMatcher
+from mtaclip.losses.point_sampling import PointSampler, sample_maps
+from mtaclip.losses.targets import SemanticTargets
+from mtaclip.modeling.mask_text_decoder import Predictions
+
+MASK_NORMALIZERS = ("class_weight_sum", "num_masks")
+
+
+class Criterion(nn.Module):
+    """Matches queries with classes and sums up what is wrong with them.
+
+    Args:
+        num_classes: number C of classes.
+        class_loss_weight: weight of the classification loss.
+        mask_loss_weight: weight of the mask cross-entropy.
+        dice_loss_weight: weight of the dice loss.
+        class_weights: (K,) relative weight of each label, no-object last.
+        mask_normalizer: what mask and dice losses are divided by: "class_weight_sum", the class weights of all
+            queries' labels, as the released code does, or "num_masks", the number of matched masks.
+        matcher: assigns queries.
+        points: draws the sampled points.
+        contrastive: the mask-to-text loss; None without a text side.
+        contrastive_weight: its weight.
+        supervise_initial: the first prediction is that of the initial queries.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        class_loss_weight: float,
+        mask_loss_weight: float,
+        dice_loss_weight: float,
+        class_weights: Tensor,
+        mask_normalizer: str,
+        matcher: HungarianMatcher,
+        points: PointSampler,
+        contrastive: MaskTextContrastive | None = None,
+        contrastive_weight: float = 1.0,
+        supervise_initial: bool = False,
+    ) -> None:
+        super().__init__()
+        if mask_normalizer not in MASK_NORMALIZERS:
+            raise ValueError(
+                f"MODEL.MTACLIP.LOSS.MASK_NORMALIZER must be one of {MASK_NORMALIZERS}, got {mask_normalizer!r}."
+            )
+        self.num_classes = num_classes
+        self.class_loss_weight = class_loss_weight
+        self.mask_loss_weight = mask_loss_weight
+        self.dice_loss_weight = dice_loss_weight
+        self.mask_normalizer = mask_normalizer
+        self.matcher = matcher
+        self.points = points
+        self.contrastive = contrastive
+        self.contrastive_weight = contrastive_weight
+        self.supervise_initial = supervise_initial
+        self.register_buffer("class_weights", class_weights, persistent=False)
+
+    def forward(self, predictions: Predictions, targets: SemanticTargets) -> dict[str, Tensor]:
+        """All weighted losses, computed in float32.
+
+        Args:
+            predictions: the decoder's, with similarities if there is a text side.
+            targets: the ground truth, on the predictions' device.
+
+        Returns:
+            Scalars `loss_ce`, `loss_mask`, `loss_dice` and, with a text side, `loss_mask_text` for the last layer;
+            with the suffix `_i` for the prediction after i layers (`_0` is the initial queries').
+        """
+        device = predictions.class_logits.device
+        with torch.autocast(device.type, enabled=False):
+            assigned = self.matcher(predictions, targets, self.points.for_matching(len(targets), device))
+            labels = assigned.to(device, non_blocking=True)
+            weights = self.class_weights[labels]
+            weight_sum = weights.sum(dim=(1, 2))
+            mask_divisor = self._mask_divisor(weight_sum, assigned)
+
+            ce = F.cross_entropy(predictions.class_logits.float().flatten(0, 2), labels.flatten(), reduction="none")
+            ce = (ce.view_as(weights) * weights).sum(dim=(1, 2)) / (weight_sum + torch.finfo(torch.float32).eps)
+            bce, dice = self._mask_losses(predictions, targets, assigned)
+            losses = {
+                "loss_ce": self.class_loss_weight * ce,
+                "loss_mask": self.mask_loss_weight * bce / mask_divisor,
+                "loss_dice": self.dice_loss_weight * dice / mask_divisor,
+            }
+            if self.contrastive is not None:
+                per_query = self.contrastive(predictions.similarity, labels)
+                losses["loss_mask_text"] = self.contrastive_weight * (per_query * weights).sum(dim=(1, 2)) / weight_sum
+        return self._name_by_layer(losses)
+
+    def _name_by_layer(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """{name: (R,)} -> {name_i: scalar}, i layers before the prediction; the last one has the bare name."""
+        first = 0 if self.supervise_initial else 1
+        named = {name: values[-1] for name, values in losses.items()}
+        for name, values in losses.items():
+            named |= {f"{name}_{layer}": value for layer, value in enumerate(values[:-1], start=first)}
+        return named
+
+    def _mask_divisor(self, weight_sum: Tensor, assigned: Tensor) -> Tensor:
+        """(R,) divisor of mask and dice losses: the processes' mean, at least one."""
+        if self.mask_normalizer == "class_weight_sum":
+            divisor = weight_sum.clone()
+        else:
+            divisor = (assigned != self.num_classes).sum(dim=(1, 2)).to(weight_sum)
+        if comm.get_world_size() > 1:
+            dist.all_reduce(divisor)
+            divisor /= comm.get_world_size()
+        return divisor.clamp(min=1)
+
+    def _mask_losses(
+        self, predictions: Predictions, targets: SemanticTargets, assigned: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Sums over matched masks of cross-entropy (averaged over points) and dice loss, (R,) each.
+
+        Only matched masks are built, those of all layers together, image by image.
+        """
+        features, embeddings = predictions.mask_features.float(), predictions.mask_embeddings.float()
+        layers, bces, dices = [], [], []
+        for image in range(len(targets)):
+            layer, query = (assigned[:, image] != self.num_classes).nonzero(as_tuple=True)
+            if not len(layer):
+                continue
+            rows = torch.stack([layer, query, assigned[layer, image, query]]).to(features.device, non_blocking=True)
+            layer, query, classes = rows
+            masks = (embeddings[layer, image, query] @ features[image].flatten(1)).view(-1, *features.shape[-2:])
+            points = self.points.for_losses(masks.detach(), image)
+            logits = sample_maps(masks[:, None], points)[:, 0]
+            truth = targets.at(image, points, classes)
+            layers.append(layer)
+            bces.append(F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(-1))
+            dices.append(dice_loss(logits, truth))
+        nothing = embeddings.new_zeros(len(embeddings))
+        if not layers:  # no ground truth at all: zero, and still a function of every parameter
+            zero = nothing + 0 * (features.sum() + embeddings.sum())
+            return zero, zero
+        index = torch.cat(layers)
+        return nothing.index_add(0, index, torch.cat(bces)), nothing.index_add(0, index, torch.cat(dices))
+
+
+def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Dice loss of each mask, with one added above and below: (N, P) logits and targets -> (N,)."""
+    probabilities = logits.sigmoid()
+    overlap = 2 * (probabilities * targets).sum(-1)
+    return 1 - (overlap + 1) / (probabilities.sum(-1) + targets.sum(-1) + 1)

@@ -1,0 +1,86 @@
+"""Points instead of whole masks (PointRend; Mask2Former, section 3.3).
+
+Letters: B images, N masks, P points. A point is (x, y) in 0..1 over the image, (0, 0) its upper left
+corner; everything outside the image is zero. Sampling is bilinear with pixel centres at (i + 0.5) / size.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def sample_maps(maps: Tensor, points: Tensor) -> Tensor:
+    """Bilinear samples of feature maps or masks.
+
+    Args:
+        maps: (B, C, h, w).
+        points: (B, P, 2).
+
+    Returns:
+        (B, C, P).
+    """
+    grid = (2 * points - 1)[:, :, None]
+    return F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)[..., 0]
+
+
+def label_neighbours(labels: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """The four pixels around each point and their bilinear weights.
+
+    Args:
+        labels: (H, W) label map.
+        points: (..., 2).
+
+    Returns:
+        Labels (..., 4) and weights (..., 4); a neighbour outside the map has weight zero.
+    """
+    height, width = labels.shape
+    x, y = points[..., 0] * width - 0.5, points[..., 1] * height - 0.5
+    left, top = x.floor(), y.floor()
+    right_share, bottom_share = x - left, y - top
+    columns = torch.stack([left, left + 1, left, left + 1], dim=-1).long()
+    rows = torch.stack([top, top, top + 1, top + 1], dim=-1).long()
+    across = torch.stack([1 - right_share, right_share, 1 - right_share, right_share], dim=-1)
+    down = torch.stack([1 - bottom_share, 1 - bottom_share, bottom_share, bottom_share], dim=-1)
+    inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+    found = labels[rows.clamp(0, height - 1), columns.clamp(0, width - 1)]
+    return found, across * down * inside
+
+
+class PointSampler:
+    """Draws the points; tests put fixed ones in its place.
+
+    Args:
+        num_points: points P.
+        oversample_ratio: candidates of importance sampling, in multiples of P.
+        importance_ratio: share of the points that are the most uncertain candidates.
+    """
+
+    def __init__(self, num_points: int, oversample_ratio: float, importance_ratio: float) -> None:
+        if oversample_ratio < 1 or not 0 <= importance_ratio <= 1:
+            raise ValueError(
+                "MODEL.MTACLIP.LOSS: OVERSAMPLE_RATIO must be at least 1 and IMPORTANCE_SAMPLE_RATIO within 0..1, got "
+                f"{oversample_ratio} and {importance_ratio}."
+            )
+        self.num_points = num_points
+        self.num_candidates = int(num_points * oversample_ratio)
+        self.num_uncertain = int(num_points * importance_ratio)
+
+    def for_matching(self, batch: int, device: torch.device) -> Tensor:
+        """Uniform points of every image, (1, B, P, 2): one set serves all layers' predictions."""
+        return torch.rand(1, batch, self.num_points, 2, device=device)
+
+    @torch.no_grad()
+    def for_losses(self, mask_logits: Tensor, image: int) -> Tensor:
+        """Points of every matched mask of one image, (N, P, 2), most of them where the mask is uncertain.
+
+        Args:
+            mask_logits: (N, h, w).
+            image: index of the image in the batch.
+        """
+        count = len(mask_logits)
+        candidates = torch.rand(count, self.num_candidates, 2, device=mask_logits.device)
+        certainty = sample_maps(mask_logits[:, None], candidates)[:, 0].abs()
+        chosen = certainty.topk(self.num_uncertain, dim=1, largest=False, sorted=False).indices
+        uncertain = candidates.gather(1, chosen[..., None].expand(-1, -1, 2))
+        uniform = torch.rand(count, self.num_points - self.num_uncertain, 2, device=mask_logits.device)
+        return torch.cat([uncertain, uniform], dim=1)

@@ -1,0 +1,63 @@
+"""Building open_clip's towers from the configuration."""
+
+import warnings
+from functools import cache
+from pathlib import Path
+
+import open_clip
+from torch import nn
+
+_PACKAGED_CONFIGS = Path(__file__).parent / "clip_configs"
+
+
+def build_clip(arch: str, pretrained: str = "") -> nn.Module:
+    """An open_clip CLIP model in float32 on the CPU.
+
+    Args:
+        arch: name of an open_clip model ("RN50-quickgelu"), of a model in `modeling/clip_configs/`
+            ("mtaclip-tiny"), or the path of an open_clip model-config JSON file.
+        pretrained: open_clip weight tag or path of a weight file; "" leaves the weights random.
+
+    Raises:
+        ValueError: unknown model or weights, or weights trained with another activation than the model's.
+    """
+    name = _register(arch)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="QuickGELU mismatch")
+            return open_clip.create_model(name, pretrained=pretrained or None, precision="fp32")
+    except UserWarning as error:
+        raise ValueError(
+            f"MODEL.CLIP.ARCH {arch!r} and MODEL.CLIP.PRETRAINED {pretrained!r} use different activations: "
+            'take the "-quickgelu" name of the model for weights trained with QuickGELU, the plain name for others.'
+        ) from error
+    except RuntimeError as error:
+        raise ValueError(
+            f"MODEL.CLIP.PRETRAINED: cannot load {pretrained!r} into {arch!r} ({str(error).splitlines()[0]}); "
+            f"tags known to open_clip: {open_clip.list_pretrained_tags_by_model(name)}; a path of a weight file "
+            'works too, and "" starts from random weights.'
+        ) from error
+
+
+def clip_config(arch: str) -> dict:
+    """The open_clip model config of `arch`: embed_dim, vision_cfg, text_cfg.
+
+    Raises:
+        ValueError: the name is unknown or the file is missing.
+    """
+    return open_clip.get_model_config(_register(arch))
+
+
+@cache
+def _register(arch: str) -> str:
+    """Make `arch` known to open_clip and return its name there."""
+    path = Path(arch) if arch.endswith(".json") else _PACKAGED_CONFIGS / f"{arch}.json"
+    if path.is_file():
+        open_clip.add_model_config(path)
+        return path.stem
+    if arch in open_clip.list_models():
+        return arch
+    raise ValueError(
+        f"MODEL.CLIP.ARCH: {arch!r} is neither a model-config file nor a model of open_clip; packaged ones are "
+        f"{sorted(p.stem for p in _PACKAGED_CONFIGS.glob('*.json'))}, open_clip.list_models() names the others."
+    )

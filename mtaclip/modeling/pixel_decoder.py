@@ -1,0 +1,194 @@
+"""Pixel decoder: deformable attention over strides 32, 16, 8 and one FPN step to stride 4 (Mask2Former, section 3.3).
+
+Letters: B images, H, W input size, d width, S pixels of the three levels together, M heads, P sampling points.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from detectron2.layers import ShapeSpec
+from torch import Tensor, nn
+
+from mtaclip.modeling.layers import FeedForward, sine_position, xavier_normal_matrices
+from mtaclip.ops import ms_deform_attn
+
+NUM_LEVELS = 3
+NORM_GROUPS = 32
+
+
+class DeformableAttention(nn.Module):
+    """Self-attention of every pixel to a few sampled pixels on every level.
+
+    Args:
+        dim: width d.
+        heads: number M of heads.
+        points: number P of points per head and level.
+    """
+
+    def __init__(self, dim: int, heads: int, points: int) -> None:
+        super().__init__()
+        self.heads, self.points = heads, points
+        self.sampling_offsets = nn.Linear(dim, heads * NUM_LEVELS * points * 2)
+        self.attention_weights = nn.Linear(dim, heads * NUM_LEVELS * points)
+        self.value_proj = nn.Linear(dim, dim)
+        self.output_proj = nn.Linear(dim, dim)
+
+    def reset_parameters(self) -> None:
+        """Start from uniform weights over points on a ray per head, 1 .. P pixels from the centre."""
+        nn.init.zeros_(self.sampling_offsets.weight)
+        angle = torch.arange(self.heads) * (2 * math.pi / self.heads)
+        direction = torch.stack([angle.cos(), angle.sin()], dim=-1)
+        direction = direction / direction.abs().amax(dim=-1, keepdim=True)
+        steps = torch.arange(1, self.points + 1)[:, None]
+        rays = (direction[:, None, None] * steps).expand(-1, NUM_LEVELS, -1, -1)
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_(rays.flatten())
+        nn.init.zeros_(self.attention_weights.weight)
+        nn.init.zeros_(self.attention_weights.bias)
+        for linear in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def forward(
+        self, pixels: Tensor, position: Tensor, reference_points: Tensor, shapes: Sequence[tuple[int, int]]
+    ) -> Tensor:
+        """Attend.
+
+        Args:
+            pixels: (B, S, d).
+            position: (S, d), added to the queries alone.
+            reference_points: (S, 2) as (x, y) in 0..1.
+            shapes: (height, width) of each level.
+
+        Returns:
+            (B, S, d).
+        """
+        query = pixels + position
+        layout = (self.heads, NUM_LEVELS, self.points, 2)
+        sampled = ms_deform_attn(
+            self.value_proj(pixels).unflatten(-1, (self.heads, -1)),
+            shapes,
+            reference_points,
+            self.sampling_offsets(query).unflatten(-1, layout),
+            self.attention_weights(query).unflatten(-1, (self.heads, -1)),
+        )
+        return self.output_proj(sampled)
+
+
+class EncoderLayer(nn.Module):
+    """Deformable attention and feed-forward, each with a residual and a LayerNorm after it."""
+
+    def __init__(self, dim: int, heads: int, points: int, ffn_dim: int) -> None:
+        super().__init__()
+        self.attention = DeformableAttention(dim, heads, points)
+        self.attention_norm = nn.LayerNorm(dim)
+        self.ffn = FeedForward(dim, ffn_dim)
+        self.ffn_norm = nn.LayerNorm(dim)
+
+    def forward(
+        self, pixels: Tensor, position: Tensor, reference_points: Tensor, shapes: Sequence[tuple[int, int]]
+    ) -> Tensor:
+        """(B, S, d) pixels of all levels -> (B, S, d); the arguments are those of `DeformableAttention`."""
+        pixels = self.attention_norm(pixels + self.attention(pixels, position, reference_points, shapes))
+        return self.ffn_norm(pixels + self.ffn(pixels))
+
+
+class PixelDecoder(nn.Module):
+    """From backbone maps to mask features and the decoder's memories.
+
+    Args:
+        input_shape: channels and stride of the backbone's maps by name; strides 4, 8, 16 and 32.
+        dim: width d.
+        layers: encoder layers.
+        heads: attention heads.
+        points: sampling points per head and level.
+        ffn_dim: hidden width of the feed-forward blocks.
+    """
+
+    def __init__(
+        self,
+        input_shape: Mapping[str, ShapeSpec],
+        *,
+        dim: int = 256,
+        layers: int = 6,
+        heads: int = 8,
+        points: int = 4,
+        ffn_dim: int = 1024,
+    ) -> None:
+        super().__init__()
+        by_stride = {shape.stride: (name, shape.channels) for name, shape in input_shape.items()}
+        if sorted(by_stride) != [4, 8, 16, 32]:
+            raise ValueError(
+                "MODEL.SEM_SEG_HEAD.IN_FEATURES must name maps of strides 4, 8, 16 and 32, got "
+                f"{ {name: shape.stride for name, shape in input_shape.items()} }."
+            )
+        if dim % NORM_GROUPS or dim % heads:
+            raise ValueError(
+                f"MODEL.MTACLIP.HIDDEN_DIM {dim} must be a multiple of {NORM_GROUPS} and of {heads} heads."
+            )
+        self.fine_level = by_stride[4][0]
+        self.coarse_levels = [by_stride[stride][0] for stride in (32, 16, 8)]
+        self.input_projections = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(by_stride[stride][1], dim, 1), nn.GroupNorm(NORM_GROUPS, dim))
+            for stride in (32, 16, 8)
+        )
+        self.level_embedding = nn.Parameter(torch.empty(NUM_LEVELS, dim))
+        self.layers = nn.ModuleList(EncoderLayer(dim, heads, points, ffn_dim) for _ in range(layers))
+        self.lateral = nn.Sequential(nn.Conv2d(by_stride[4][1], dim, 1, bias=False), nn.GroupNorm(NORM_GROUPS, dim))
+        self.output = nn.Sequential(
+            nn.Conv2d(dim, dim, 3, padding=1, bias=False), nn.GroupNorm(NORM_GROUPS, dim), nn.ReLU(inplace=True)
+        )
+        self.mask_features = nn.Conv2d(dim, dim, 1)
+        self._reset_parameters()
+
+    def _reset_parameters(self) -> None:
+        nn.init.normal_(self.level_embedding)
+        xavier_normal_matrices(self.layers)
+        for layer in self.layers:
+            layer.attention.reset_parameters()
+        for projection in self.input_projections:
+            nn.init.xavier_uniform_(projection[0].weight)
+            nn.init.zeros_(projection[0].bias)
+        for conv in (self.lateral[0], self.output[0], self.mask_features):
+            nn.init.kaiming_uniform_(conv.weight, a=1)
+        nn.init.zeros_(self.mask_features.bias)
+
+    def forward(self, features: Mapping[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Decode.
+
+        Args:
+            features: the backbone's maps by name, (B, C, H/4, W/4) .. (B, C, H/32, W/32).
+
+        Returns:
+            Mask features (B, d, H/4, W/4), and the memories (B, d, h, w) at strides 32, 16 and 8.
+        """
+        maps = [
+            project(features[name]) for project, name in zip(self.input_projections, self.coarse_levels, strict=True)
+        ]
+        shapes = [tuple(m.shape[-2:]) for m in maps]
+        pixels = torch.cat([m.flatten(2).mT for m in maps], dim=1)
+        position = torch.cat(
+            [
+                sine_position(h, w, pixels.shape[-1], pixels) + self.level_embedding[level]
+                for level, (h, w) in enumerate(shapes)
+            ]
+        )
+        reference_points = torch.cat([cell_centres(h, w, pixels) for h, w in shapes])
+        for layer in self.layers:
+            pixels = layer(pixels, position, reference_points, shapes)
+        memories = [
+            level.mT.unflatten(2, shape)
+            for level, shape in zip(pixels.split([h * w for h, w in shapes], dim=1), shapes, strict=True)
+        ]
+        lateral = self.lateral(features[self.fine_level])
+        upsampled = F.interpolate(memories[-1], size=lateral.shape[-2:], mode="bilinear", align_corners=False)
+        return self.mask_features(self.output(lateral + upsampled)), memories
+
+
+def cell_centres(height: int, width: int, like: Tensor) -> Tensor:
+    """Centres of a grid's cells as (x, y) in 0..1, (height * width, 2) float32, on the device of `like`."""
+    y = (torch.arange(height, device=like.device, dtype=torch.float32) + 0.5) / height
+    x = (torch.arange(width, device=like.device, dtype=torch.float32) + 0.5) / width
+    return torch.stack([x.expand(height, -1), y[:, None].expand(-1, width)], dim=-1).flatten(0, 1)

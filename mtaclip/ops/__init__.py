@@ -1,0 +1,5 @@
+"""Multi-scale deformable attention: one function, whatever computes it."""
+
+from mtaclip.ops.ms_deform_attn import ms_deform_attn
+
+__all__ = ["ms_deform_attn"]
