@@ -1,0 +1,97 @@
+"""From a YAML file and command-line options to a checked configuration."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetCatalog
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
+
+from mtaclip.config import add_mtaclip_config
+from mtaclip.data.build import check_dataset
+from mtaclip.engine.optimizer import check_solver
+
+
+def setup_cfg(config_file: str | Path, opts: Sequence[str] = (), *, device: str | None = None) -> CfgNode:
+    """Read, override and check a configuration.
+
+    Args:
+        config_file: a YAML file; its `_BASE_` is read first.
+        opts: keys and values in turn, as on Detectron2's command lines.
+        device: takes the place of MODEL.DEVICE.
+
+    Returns:
+        The frozen configuration.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: an unknown key or name, a value of the wrong type, or values that do not fit together.
+    """
+    if not Path(config_file).is_file():
+        raise FileNotFoundError(f"--config-file: there is no file {str(config_file)!r}.")
+    cfg = get_cfg()
+    add_mtaclip_config(cfg)
+    _merge(cfg, config_file, list(opts))
+    if device is not None:
+        cfg.MODEL.DEVICE = device
+    check_cfg(cfg)
+    cfg.freeze()
+    return cfg
+
+
+def _merge(cfg: CfgNode, config_file: str | Path, opts: list[str]) -> None:
+    if len(opts) % 2:
+        raise ValueError(f"Options come in pairs of key and value, the last one, {opts[-1]!r}, has no value.")
+    source = str(config_file)
+    try:
+        cfg.merge_from_file(source, allow_unsafe=False)
+        source = "The command line"
+        cfg.merge_from_list(opts)
+    except KeyError as error:
+        raise ValueError(f"{source}: {error.args[0]}; mtaclip/config.py lists the keys of this project.") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{source}: not a plain YAML file ({' '.join(str(error).split())}).") from error
+    except (AssertionError, ValueError) as error:
+        raise ValueError(f"{source}: {error or 'options must be pairs of key and value'}.") from error
+
+
+def check_cfg(cfg: CfgNode) -> None:
+    """Refuse names that nothing answers to and values that contradict each other.
+
+    Raises:
+        ValueError: the message names the key.
+    """
+    _check_name("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY)
+    _check_name("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, BACKBONE_REGISTRY)
+    for key, names in (("DATASETS.TRAIN", cfg.DATASETS.TRAIN), ("DATASETS.TEST", cfg.DATASETS.TEST)):
+        for name in names:
+            if name not in DatasetCatalog:
+                known = sorted(n for n in DatasetCatalog.list() if "sem_seg" in n)
+                raise ValueError(f"{key}: {name!r} is not a registered dataset; semantic ones are {known}.")
+            check_dataset(name, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)
+    check_solver(cfg)
+
+
+def _check_name(key: str, name: str, registry) -> None:
+    if name not in registry:
+        raise ValueError(f"{key}: {name!r} is not registered; known are {sorted(dict(registry))}.")
+
+
+def pick_device(num_gpus: int) -> str:
+    """MODEL.DEVICE for a number of GPUs per machine: "cpu" for none.
+
+    Raises:
+        ValueError: this machine has fewer.
+    """
+    if num_gpus == 0:
+        return "cpu"
+    available = torch.cuda.device_count()
+    if num_gpus > available:
+        raise ValueError(
+            f"--num-gpus {num_gpus}: this machine has {available} GPU(s) that PyTorch can use; "
+            + ("ask for that many, or " if available else "")
+            + "train on the CPU with --num-gpus 0."
+        )
+    return "cuda"

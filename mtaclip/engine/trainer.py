@@ -1,0 +1,187 @@
+"""Detectron2's DefaultTrainer with this project's parts."""
+
+import logging
+import time
+import weakref
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.engine import DefaultTrainer, SimpleTrainer, create_ddp_model, hooks
+from detectron2.engine.train_loop import TrainerBase
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage
+from torch import Tensor, nn
+
+from mtaclip.checkpoint import Checkpointer
+from mtaclip.data.build import build_test_loader, build_train_loader
+from mtaclip.engine.hooks import SaveBest
+from mtaclip.engine.optimizer import AMP_DTYPES, build_lr_scheduler, build_optimizer
+from mtaclip.evaluation import SemanticEvaluator
+
+
+class AutocastTrainer(SimpleTrainer):
+    """One training step: forward under autocast, backward, clipping by one norm over all gradients, update.
+
+    Args:
+        model: returns a dict of losses.
+        data_loader: endless batches.
+        optimizer: updates the parameters.
+        dtype: of autocast; None computes in float32. With float16 the loss is scaled.
+        max_norm: bound on the norm of all gradients together; None leaves them as they are.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data_loader,
+        optimizer: torch.optim.Optimizer,
+        *,
+        dtype: torch.dtype | None,
+        max_norm: float | None,
+    ) -> None:
+        super().__init__(model, data_loader, optimizer)
+        self._device_type = next(model.parameters()).device.type
+        self._dtype = dtype
+        self._max_norm = max_norm
+        self.scaler = torch.amp.GradScaler(self._device_type, enabled=dtype == torch.float16)
+
+    def run_step(self) -> None:
+        """Train on one batch."""
+        start = time.perf_counter()
+        data = next(self._data_loader_iter)
+        data_time = time.perf_counter() - start
+        with torch.autocast(self._device_type, dtype=self._dtype, enabled=self._dtype is not None):
+            losses = self.model(data)
+        self.optimizer.zero_grad()
+        self.scaler.scale(sum(losses.values())).backward()
+        metrics = losses
+        if self._max_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._max_norm)
+            metrics = {**losses, "grad_norm": norm}
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        _record(metrics, data_time)
+
+
+def _record(metrics: dict[str, Tensor], data_time: float) -> None:
+    """Put the processes' mean losses and their longest wait for data into the storage; NaN ends the training."""
+    values = dict(zip(metrics, torch.stack([m.detach().float() for m in metrics.values()]).tolist(), strict=True))
+    gathered = comm.gather({**values, "data_time": data_time})
+    if not comm.is_main_process():
+        return
+    storage = get_event_storage()
+    storage.put_scalar("data_time", max(process.pop("data_time") for process in gathered))
+    means = {name: float(np.mean([process[name] for process in gathered])) for name in values}
+    means["total_loss"] = sum(value for name, value in means.items() if name.startswith("loss_"))
+    if not np.isfinite(means["total_loss"]):
+        raise FloatingPointError(f"Losses are not finite at iteration {storage.iter}: {means}.")
+    storage.put_scalars(**means)
+
+
+class Trainer(DefaultTrainer):
+    """Trains and evaluates what a configuration describes.
+
+    Args:
+        cfg: a frozen configuration from `setup_cfg`.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        TrainerBase.__init__(self)
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        model = self.build_model(cfg)
+        optimizer = build_optimizer(cfg, model)
+        loader = build_train_loader(cfg)
+        on_cpu = {"device_ids": None} if cfg.MODEL.DEVICE == "cpu" else {}
+        model = create_ddp_model(model, **on_cpu)
+        clip = cfg.SOLVER.CLIP_GRADIENTS
+        self._trainer = AutocastTrainer(
+            model,
+            loader,
+            optimizer,
+            dtype=amp_dtype(cfg),
+            max_norm=clip.CLIP_VALUE if clip.ENABLED else None,
+        )
+        self.scheduler = build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = Checkpointer(
+            model,
+            cfg.OUTPUT_DIR,
+            optimizer=optimizer,
+            scheduler=self.scheduler,
+            scaler=self._trainer.scaler,
+            trainer=weakref.proxy(self),
+        )
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self.register_hooks(self.build_hooks())
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """The model on its device, with its size in the log."""
+        model = build_model(cfg)
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        total = sum(p.numel() for p in model.parameters())
+        logging.getLogger(__name__).info("%s: %.2f M parameters, %.2f M trained", type(model).__name__, total / 1e6, trained / 1e6)
+        return model
+
+    def build_hooks(self) -> list[hooks.HookBase]:
+        """Timing, schedule, checkpoints, evaluation, best checkpoint, writers, in this order."""
+        cfg = self.cfg
+        found = [hooks.IterationTimer(), hooks.LRScheduler(self.optimizer, self.scheduler)]
+        if comm.is_main_process():
+            found.append(
+                hooks.PeriodicCheckpointer(
+                    self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, max_to_keep=cfg.SOLVER.CHECKPOINTS_KEPT
+                )
+            )
+
+        def evaluate():
+            self._last_eval_results = self.test(cfg, self.model)
+            return self._last_eval_results
+
+        found.append(hooks.EvalHook(cfg.TEST.EVAL_PERIOD, evaluate))
+        if comm.is_main_process():
+            found.append(SaveBest(self.checkpointer, "sem_seg/mIoU"))
+            found.append(hooks.PeriodicWriter(self.build_writers(), period=20))
+        return found
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
+        """Images of a dataset, one at a time."""
+        return build_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        """Streaming scores of a dataset; `scores_<dataset>.json` goes into OUTPUT_DIR.
+
+        Raises:
+            ValueError: the dataset asks for another evaluator.
+        """
+        kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
+        if kind != "mtaclip_sem_seg":
+            raise ValueError(
+                f"DATASETS.TEST: {dataset_name!r} has evaluator_type {kind!r}; this project evaluates datasets with "
+                '"mtaclip_sem_seg", as mtaclip/data/ registers them.'
+            )
+        return SemanticEvaluator(dataset_name, output_dir=cfg.OUTPUT_DIR)
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators=None):
+        """Evaluate on every dataset of DATASETS.TEST, under autocast if SOLVER.AMP is on.
+
+        Returns:
+            Scores by dataset, or those of the only dataset.
+        """
+        dtype = amp_dtype(cfg)
+        with torch.autocast(torch.device(cfg.MODEL.DEVICE).type, dtype=dtype, enabled=dtype is not None):
+            return super().test(cfg, model, evaluators)
+
+
+def amp_dtype(cfg: CfgNode) -> torch.dtype | None:
+    """Data type of autocast that SOLVER.AMP asks for; None for float32."""
+    return AMP_DTYPES[cfg.SOLVER.AMP.DTYPE] if cfg.SOLVER.AMP.ENABLED else None
