@@ -124,6 +124,8 @@ def _add_solver(cfg: CN) -> None:
     cfg.SOLVER.WEIGHT_DECAY_BACKBONE_NORM = 0.02
     # Exponent of the polynomial decay that follows the linear warm-up.
     cfg.SOLVER.POLY_LR_POWER = 0.9
+    # Periodic checkpoints kept; older ones are removed (the best and the final one are kept besides).
+    cfg.SOLVER.CHECKPOINTS_KEPT = 3
     # Data type of autocast while SOLVER.AMP.ENABLED: "bf16" (CPU and GPU) or "fp16" (GPU, with loss scaling).
     cfg.SOLVER.AMP.DTYPE = "bf16"
 

@@ -1,3 +1,48 @@
 """Imported before every test module: the package repairs Detectron2 before anything imports it."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import mtaclip  # noqa: F401
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def config_path():
+    """A function from a path below `configs/` to the file."""
+    return lambda name: ROOT / "configs" / name
+
+
+@pytest.fixture(scope="session")
+def miniature_root(tmp_path_factory) -> Path:
+    """Root of a small drawn Cityscapes and ADE20K, 64 x 128 pixels."""
+    root = tmp_path_factory.mktemp("datasets")
+    command = [sys.executable, "datasets/make_miniature.py", "--root", str(root), "--dataset", "both"]
+    sizes = ["--train", "8", "--val", "4", "--test", "1", "--size", "64", "128"]
+    subprocess.run([*command, *sizes], cwd=ROOT, check=True, capture_output=True)
+    return root
+
+
+@pytest.fixture
+def miniature(miniature_root, monkeypatch) -> Path:
+    """The same, as DETECTRON2_DATASETS."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(miniature_root))
+    return miniature_root
+
+
+@pytest.fixture(scope="session")
+def run_script():
+    """A function that runs a script of the project in a process of its own and returns the finished process."""
+
+    def run(*arguments: object, root: Path | None = None, **environment: str) -> subprocess.CompletedProcess:
+        variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+        if root is not None:
+            variables["DETECTRON2_DATASETS"] = str(root)
+        command = [sys.executable, *map(str, arguments)]
+        return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=900)
+
+    return run

@@ -26,13 +26,14 @@ class Checkpointer(FvcoreCheckpointer):
         super().__init__(model, save_dir, save_to_disk=comm.is_main_process(), **checkpointables)
         self.path_manager = PathManager
 
-    def save(self, name: str, **kwargs: Any) -> None:
-        """Write `<name>.pth` and name it in `last_checkpoint`, on the main process.
+    def save(self, name: str, *, tag: bool = True, **kwargs: Any) -> None:
+        """Write `<name>.pth`, on the main process.
 
         The file appears complete under its name or not at all.
 
         Args:
             name: file name without its ending.
+            tag: name the file in `last_checkpoint`, so that a resumed run starts from it.
             **kwargs: plain values to store beside the state, such as `iteration`.
         """
         if not self.save_dir or not self.save_to_disk:
@@ -47,7 +48,8 @@ class Checkpointer(FvcoreCheckpointer):
             os.replace(partial, target)
         finally:
             partial.unlink(missing_ok=True)
-        self.tag_last_checkpoint(target.name)
+        if tag:
+            self.tag_last_checkpoint(target.name)
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Restore the model and the named checkpointables.

@@ -49,12 +49,12 @@ def _merge(cfg: CfgNode, config_file: str | Path, opts: list[str]) -> None:
         cfg.merge_from_file(source, allow_unsafe=False)
         source = "The command line"
         cfg.merge_from_list(opts)
-    except KeyError as error:
-        raise ValueError(f"{source}: {error.args[0]}; mtaclip/config.py lists the keys of this project.") from error
     except yaml.YAMLError as error:
         raise ValueError(f"{source}: not a plain YAML file ({' '.join(str(error).split())}).") from error
-    except (AssertionError, ValueError) as error:
-        raise ValueError(f"{source}: {error or 'options must be pairs of key and value'}.") from error
+    except (KeyError, AssertionError, ValueError) as error:
+        message = str(error.args[0]).rstrip(".")
+        hint = "; mtaclip/config.py lists the keys of this project" if "Non-existent" in message else ""
+        raise ValueError(f"{source}: {message}{hint}.") from error
 
 
 def check_cfg(cfg: CfgNode) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mtaclip.checkpoint import Checkpointer
 from mtaclip.data.build import build_test_loader, build_train_loader
+from mtaclip.data.datasets import get_records
 from mtaclip.engine.hooks import SaveBest
 from mtaclip.engine.optimizer import AMP_DTYPES, build_lr_scheduler, build_optimizer
 from mtaclip.evaluation import SemanticEvaluator
@@ -93,6 +94,7 @@ class Trainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode) -> None:
         TrainerBase.__init__(self)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        get_records(cfg.DATASETS.TEST)  # a missing validation set is better noticed now than at the first evaluation
         model = self.build_model(cfg)
         optimizer = build_optimizer(cfg, model)
         loader = build_train_loader(cfg)
@@ -126,7 +128,9 @@ class Trainer(DefaultTrainer):
         model = build_model(cfg)
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         total = sum(p.numel() for p in model.parameters())
-        logging.getLogger(__name__).info("%s: %.2f M parameters, %.2f M trained", type(model).__name__, total / 1e6, trained / 1e6)
+        logging.getLogger(__name__).info(
+            "%s: %.2f M parameters, %.2f M trained", type(model).__name__, total / 1e6, trained / 1e6
+        )
         return model
 
     def build_hooks(self) -> list[hooks.HookBase]:

@@ -1,6 +1,9 @@
 """Building open_clip's towers from the configuration."""
 
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -23,7 +26,7 @@ def build_clip(arch: str, pretrained: str = "") -> nn.Module:
     """
     name = _register(arch)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _quiet(not pretrained):
             warnings.filterwarnings("error", message="QuickGELU mismatch")
             return open_clip.create_model(name, pretrained=pretrained or None, precision="fp32")
     except UserWarning as error:
@@ -37,6 +40,22 @@ def build_clip(arch: str, pretrained: str = "") -> nn.Module:
             f"tags known to open_clip: {open_clip.list_pretrained_tags_by_model(name)}; a path of a weight file "
             'works too, and "" starts from random weights.'
         ) from error
+
+
+@contextmanager
+def _quiet(active: bool) -> Iterator[None]:
+    """Keep open_clip from warning of random weights where they are asked for."""
+
+    def accept(record: logging.LogRecord) -> bool:
+        return "No pretrained weights loaded" not in record.getMessage()
+
+    root = logging.getLogger()
+    if active:
+        root.addFilter(accept)
+    try:
+        yield
+    finally:
+        root.removeFilter(accept)
 
 
 def clip_config(arch: str) -> dict:

@@ -1,4 +1,4 @@
-"""Segment images and write the results as pictures.
+r"""Segment images and write the results as pictures.
 
     python demo.py --config-file configs/cityscapes/mtaclip_R50.yaml --input photo.jpg folder/ 'shots/*.png' \
         --output out/ MODEL.WEIGHTS model.pth
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         palette = dataset_palette(cfg)
         predictor = Predictor(cfg)
         args.output.mkdir(parents=True, exist_ok=True)
-    except (ImportError, OSError, ValueError) as error:
+    except (OSError, ValueError) as error:
         logger.error("%s", error)
         return 2
     for item in unmatched:
@@ -71,14 +71,14 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--config-file", required=True, help="YAML file of the model")
     parser.add_argument("--input", nargs="+", required=True, help="images, folders (read recursively) or glob patterns")
     parser.add_argument("--output", type=Path, required=True, help="folder for the pictures; created if needed")
-    parser.add_argument("--opacity", type=opacity, default=0.5, help="of the colours in the overlay, 0 to 1 (0.5)")
-    options_help = "config keys and values, such as MODEL.WEIGHTS model.pth; the last arguments, not right after --input"
+    parser.add_argument("--opacity", type=share, default=0.5, help="of the colours in the overlay, 0 to 1 (0.5)")
+    options_help = "config keys and values, such as MODEL.WEIGHTS model.pth; at the end, not right after --input"
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help=options_help)
     parser.add_argument("trailing_opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="the same without --opts")
     return parser.parse_args(argv)
 
 
-def opacity(text: str) -> float:
+def share(text: str) -> float:
     """Read a number between 0 and 1; argparse reports the ValueError of anything else."""
     value = float(text)
     if not 0.0 <= value <= 1.0:
@@ -90,20 +90,11 @@ def dataset_palette(cfg: CfgNode) -> Palette:
     """Names and colours of the classes of the first test dataset.
 
     Raises:
-        ValueError: there is no registered test dataset, or its class count is not the model's.
+        ValueError: there is no test dataset, or its metadata are incomplete.
     """
     if not cfg.DATASETS.TEST:
         raise ValueError("DATASETS.TEST is empty: name the dataset whose classes the model predicts.")
-    name = cfg.DATASETS.TEST[0]
-    if name not in MetadataCatalog.list():
-        raise ValueError(f"DATASETS.TEST: dataset '{name}' is not registered.")
-    palette = Palette.from_metadata(MetadataCatalog.get(name))
-    if len(palette.names) != cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES:
-        raise ValueError(
-            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES}, but dataset '{name}' of "
-            f"DATASETS.TEST has {len(palette.names)} classes."
-        )
-    return palette
+    return Palette.from_metadata(MetadataCatalog.get(cfg.DATASETS.TEST[0]))
 
 
 def find_images(inputs: Sequence[str], output: Path) -> tuple[list[Path], list[str]]:
@@ -123,21 +114,25 @@ def find_images(inputs: Sequence[str], output: Path) -> tuple[list[Path], list[s
     files: dict[Path, Path] = {}
     unmatched = []
     for item in inputs:
-        paths = [Path(item)] if Path(item).exists() else [Path(match) for match in sorted(glob.glob(item, recursive=True))]
-        found = [file for path in paths for file in (_images_below(path, output) if path.is_dir() else [path])]
-        files.update({file.resolve(): file for file in found if file.resolve() not in files})
+        paths = [item] if Path(item).exists() else sorted(glob.glob(item, recursive=True))
+        found = [file for path in map(Path, paths) for file in _images_at(path, output)]
+        for file in found:
+            files.setdefault(file.resolve(), file)
         if not found:
             unmatched.append(item)
     return list(files.values()), unmatched
 
 
-def _images_below(folder: Path, output: Path) -> list[Path]:
-    if folder.resolve() == output.resolve():
+def _images_at(path: Path, output: Path) -> list[Path]:
+    """The file itself, or the images in and below a folder."""
+    if not path.is_dir():
+        return [path]
+    if path.resolve() == output.resolve():
         raise ValueError(f"--output: {output} is an input folder, too; choose another one for the pictures.")
-    results_inside = folder.resolve() in output.resolve().parents
+    results_inside = path.resolve() in output.resolve().parents
     return [
         file
-        for file in sorted(folder.rglob("*"))
+        for file in sorted(path.rglob("*"))
         if file.suffix.lower() in SUFFIXES
         and file.is_file()
         and not (results_inside and output.resolve() in file.resolve().parents)
@@ -182,7 +177,13 @@ def segment_all(predictor: Predictor, palette: Palette, images: Sequence[Path], 
                 logger.error("%s", error)
                 failures += 1
                 continue
-            save_prediction(output, stem, image, predictor(image).labels, palette, opacity)
+            try:
+                labels = predictor(image).labels
+            except ValueError as error:
+                logger.error("%s: %s", file, error)
+                failures += 1
+                continue
+            save_prediction(output, stem, image, labels, palette, opacity)
     return failures
 
 

@@ -1,18 +1,25 @@
 """Train MTA-CLIP or the Mask2Former baseline, or evaluate a checkpoint.
 
-    python train_net.py --config-file configs/cityscapes/mtaclip_R50.yaml --num-gpus 8
-    python train_net.py --config-file configs/cityscapes/mtaclip_R50.yaml --eval-only MODEL.WEIGHTS model_best.pth
+python train_net.py --config-file configs/cityscapes/mtaclip_R50.yaml --num-gpus 8
+python train_net.py --config-file configs/cityscapes/mtaclip_R50.yaml --eval-only MODEL.WEIGHTS model_best.pth
 """
 
 import argparse
 import logging
+import os
 import sys
 
-import mtaclip  # noqa: F401
+# On a CPU whose cores other programs share, threads that wait by spinning slow every step down several times.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import mtaclip  # noqa: E402, F401  (before Detectron2: it repairs the 0.6 release)
+
+# isort: split
 from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
+
 from mtaclip.checkpoint import load_weights
 from mtaclip.engine import Trainer, setup_cfg
 from mtaclip.engine.setup import pick_device

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
+
 from mtaclip.checkpoint.loading import load_state
 from mtaclip.checkpoint.released import convert_released
 from mtaclip.modeling.mask_text_decoder import MaskTextDecoder
@@ -29,6 +30,11 @@ def pytest_generate_tests(metafunc):
             pytest.param(None, id=kind, marks=pytest.mark.skip(reason=f"no oracle_{kind}*.pt in {FOLDER}"))
         ]
         metafunc.parametrize(name, params)
+
+
+@pytest.fixture
+def oracle_folder() -> Path:
+    return FOLDER
 
 
 @pytest.fixture(autouse=True)

@@ -1,11 +1,12 @@
 """CLIP image towers against the authors' backbones."""
 
 import torch
+from open_clip.modified_resnet import ModifiedResNet
+from open_clip.transformer import QuickGELU, VisionTransformer
+
 from mtaclip.checkpoint.loading import load_state
 from mtaclip.checkpoint.released import convert_released
 from mtaclip.modeling.clip_backbone import CLIPResNet, CLIPViT
-from open_clip.modified_resnet import ModifiedResNet
-from open_clip.transformer import QuickGELU, VisionTransformer
 
 
 class Segmentor(torch.nn.Module):

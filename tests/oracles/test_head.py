@@ -1,6 +1,7 @@
 """Pixel decoder and mask-text decoder against the authors' head."""
 
 import torch
+
 from mtaclip.inference.semantic import semantic_scores
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from mtaclip.checkpoint.released import released_name
 from mtaclip.losses.contrastive import ContrastiveType, MaskTextContrastive
 from mtaclip.losses.criterion import Criterion

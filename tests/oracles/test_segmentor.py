@@ -2,6 +2,7 @@
 
 import open_clip
 import torch
+
 from mtaclip.checkpoint.loading import load_state
 from mtaclip.checkpoint.released import convert_released
 from mtaclip.modeling.clip_backbone import CLIPResNet

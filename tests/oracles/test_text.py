@@ -3,6 +3,7 @@
 import open_clip
 import pytest
 import torch
+
 from mtaclip.modeling.text_encoder import CLIPTextEncoder, PromptedTexts, tokenize
 
 

@@ -1,0 +1,50 @@
+# `make` lists the targets. The environment is made by requirements/install.py on first use.
+PYTHON ?= python3
+VENV ?= .venv
+# Another package index for PyTorch alone, for example one with builds for CPUs.
+TORCH_INDEX ?=
+# The demo and the tests run on the CPU; set it to let the tests see a GPU.
+CUDA_VISIBLE_DEVICES ?=
+export CUDA_VISIBLE_DEVICES
+
+RUN := "$(VENV)/bin/python"
+DEMO := $(RUN) projects/MTACLIP/tools/run_demo.py
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo demo-baseline test test-oracles test-all lint format clean
+
+help: ## list the targets
+	@echo "Targets of MTA-CLIP (variables: PYTHON=$(PYTHON) VENV=$(VENV) TORCH_INDEX=$(TORCH_INDEX)):"
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1 | \2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "%-18s%s\n", $$1, $$2}'
+
+env: ## create or update the virtual environment; does nothing when it is up to date
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	    echo "make env: '$(PYTHON)' is not Python 3.10 or newer: name one that is, make env PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) requirements/install.py --venv "$(VENV)" --torch-index "$(TORCH_INDEX)"
+
+demo: env ## draw a miniature data set, train MTA-CLIP on it, evaluate and show pictures
+	$(DEMO) --config-file configs/miniature/mtaclip_tiny.yaml
+
+demo-baseline: env ## the same with the Mask2Former baseline
+	$(DEMO) --config-file configs/miniature/mask2former_tiny.yaml
+
+test: lint ## lint, and the tests that take seconds each
+	$(RUN) -m pytest -q -m "not slow"
+
+test-oracles: env ## compare with the stored results of independent implementations
+	$(RUN) -m pytest -q tests/oracles
+
+test-all: lint ## lint and all tests
+	$(RUN) -m pytest -q
+
+lint: env ## check style and formatting
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+format: env ## repair style and formatting
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+clean: ## remove caches and build products; the environment, data and results stay
+	rm -rf build dist .pytest_cache .ruff_cache *.egg-info
+	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +

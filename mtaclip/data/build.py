@@ -1,0 +1,98 @@
+"""Data loaders, and the check that a dataset and the config agree."""
+
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog, build_detection_test_loader, build_detection_train_loader
+from detectron2.data.samplers import TrainingSampler
+from torch.utils.data import DataLoader
+
+from mtaclip.data.datasets import get_records
+from mtaclip.data.labels import IGNORE_LABEL
+from mtaclip.data.mapper import SemanticMapper
+
+
+def build_train_loader(cfg: CfgNode) -> DataLoader[list[dict[str, Any]]]:
+    """Build the endless, shuffled loader of DATASETS.TRAIN.
+
+    Args:
+        cfg: DATASETS.TRAIN, SOLVER.IMS_PER_BATCH (over all processes), DATALOADER.NUM_WORKERS and INPUT are read.
+
+    Returns:
+        Loader whose batches are lists of what `SemanticMapper` returns, SOLVER.IMS_PER_BATCH / processes long.
+
+    Raises:
+        ValueError, FileNotFoundError: see `get_records`, `check_dataset` and `SemanticMapper`.
+    """
+    records = _checked_records(cfg, list(cfg.DATASETS.TRAIN))
+    return build_detection_train_loader(
+        records,
+        mapper=SemanticMapper(cfg, True),
+        sampler=TrainingSampler(len(records)),
+        total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
+        aspect_ratio_grouping=False,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+    )
+
+
+def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader[list[dict[str, Any]]]:
+    """Build the loader of one dataset for evaluation: every image once, in order, one at a time.
+
+    Args:
+        cfg: DATALOADER.NUM_WORKERS and INPUT are read.
+        dataset_name: a registered dataset.
+
+    Returns:
+        Loader whose batches are lists of one sample, without labels. With several processes each gets its share.
+
+    Raises:
+        ValueError, FileNotFoundError: see `get_records`, `check_dataset` and `SemanticMapper`.
+    """
+    return build_detection_test_loader(
+        _checked_records(cfg, [dataset_name]),
+        mapper=SemanticMapper(cfg, False),
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+    )
+
+
+def check_dataset(dataset_name: str, num_classes: int, ignore_value: int) -> None:
+    """Raise if a dataset's metadata and the config disagree.
+
+    Args:
+        dataset_name: a registered dataset; its metadata need `stuff_classes` and `ignore_label`.
+        num_classes: MODEL.SEM_SEG_HEAD.NUM_CLASSES.
+        ignore_value: MODEL.SEM_SEG_HEAD.IGNORE_VALUE.
+
+    Raises:
+        ValueError: class names or ignore label are missing or differ from the config, or there is a single class.
+    """
+    metadata = MetadataCatalog.get(dataset_name)
+    names, ignore_label = metadata.get("stuff_classes"), metadata.get("ignore_label")
+    if names is None or ignore_label is None:
+        missing = "stuff_classes" if names is None else "ignore_label"
+        raise ValueError(
+            f"dataset '{dataset_name}' has no '{missing}' in its metadata: register the dataset, or set '{missing}' "
+            "with MetadataCatalog.get(name).set(...)."
+        )
+    if len(names) != num_classes:
+        raise ValueError(
+            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {num_classes} but dataset '{dataset_name}' has {len(names)} classes: "
+            "set the key to the dataset's number."
+        )
+    if num_classes < 2:
+        raise ValueError(
+            f"dataset '{dataset_name}' has the single class '{names[0]}', so that every prediction would be that "
+            "class: add the background as a class of its own."
+        )
+    if not ignore_label == ignore_value == IGNORE_LABEL:
+        raise ValueError(
+            f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {ignore_value} and dataset '{dataset_name}' ignores label "
+            f"{ignore_label}, but ignored pixels are {IGNORE_LABEL} in every label format: set both to {IGNORE_LABEL}."
+        )
+
+
+def _checked_records(cfg: CfgNode, names: list[str]) -> list[dict[str, Any]]:
+    records = get_records(names)
+    for name in names:
+        check_dataset(name, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)
+    return records

@@ -1,0 +1,163 @@
+"""Reads images and label maps; every label map becomes train ids here.
+
+Shapes: `H, W` the size of a file, `C` classes. Train ids are 0 .. C-1, and 255 where a pixel is ignored.
+"""
+
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+from cityscapesscripts.helpers.labels import labels as CITYSCAPES_LABELS
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+IGNORE_LABEL = 255
+LABEL_FORMATS = ("cityscapes_label_ids", "train_ids", "ade20k")
+
+_ILLEGAL = 254  # marks, in a look-up table, the values that a file must not hold; never a train id
+_MAX_CLASSES = 254
+_CITYSCAPES_CLASSES = 19
+_ADE20K_CLASSES = 150
+_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises on broken files
+
+
+def read_image(path: str | Path) -> NDArray[np.uint8]:
+    """Read an image as RGB. This is the one place where the order of the channels is decided.
+
+    The orientation stored in EXIF is applied; grey, palette and CMYK images are converted, an alpha channel is dropped.
+
+    Args:
+        path: any file that Pillow reads.
+
+    Returns:
+        uint8 (H, W, 3), channels red, green, blue.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not an image, is damaged, or has more than 8 bits per channel.
+    """
+    with _open(path, "image") as file:
+        if file.mode.startswith(("I", "F")):
+            raise ValueError(
+                f"image {path} has more than 8 bits per channel (mode {file.mode}): convert it to 8 bits first."
+            )
+        try:
+            oriented = ImageOps.exif_transpose(file)
+            return np.array((oriented if oriented.mode == "RGB" else oriented.convert("RGB")), dtype=np.uint8)
+        except _UNREADABLE as error:
+            raise _unreadable("image", path, error) from error
+
+
+def read_label_map(
+    path: str | Path, label_format: str = "train_ids", num_classes: int | None = None
+) -> NDArray[np.uint8]:
+    """Read a label map and translate it to train ids.
+
+    Args:
+        path: an 8-bit image with one channel (grey or palette indices).
+        label_format: one of `LABEL_FORMATS`. "cityscapes_label_ids": the raw ids of `*_gtFine_labelIds.png`, those
+            that Cityscapes does not evaluate become 255. "train_ids": already 0 .. C-1, and 255. "ade20k": 0 becomes
+            255, k becomes k - 1.
+        num_classes: number C of classes; None takes 19 for Cityscapes, 150 for ADE20K, and for "train_ids" allows
+            every id up to 253.
+
+    Returns:
+        uint8 (H, W): train ids 0 .. C-1, and 255 where a pixel is ignored.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: unknown format, impossible class count, a damaged file, not 8 bits in one channel, or values that
+            the format does not have.
+    """
+    table = _table(label_format, num_classes)
+    with _open(path, "label map") as file:
+        if file.mode not in ("L", "P"):
+            raise ValueError(
+                f"label map {path} must hold one 8-bit class id per pixel (a grey or palette image), "
+                f"but its mode is {file.mode}: is it a colour picture of the labels, or an instance map?"
+            )
+        try:
+            raw = np.asarray(file, dtype=np.uint8)
+        except _UNREADABLE as error:
+            raise _unreadable("label map", path, error) from error
+    labels: NDArray[np.uint8] = cv2.LUT(raw, table)
+    if (labels == _ILLEGAL).any():
+        raise _illegal_values(path, raw, table, label_format)
+    return labels
+
+
+def label_table(label_format: str, num_classes: int | None = None) -> NDArray[np.int64]:
+    """Return the train id of every raw value of a format.
+
+    Args:
+        label_format: one of `LABEL_FORMATS`.
+        num_classes: as in `read_label_map`.
+
+    Returns:
+        int64 (256,): 0 .. C-1, 255 = ignored, -1 = the format has no such value.
+
+    Raises:
+        ValueError: unknown format or impossible class count.
+    """
+    table = _table(label_format, num_classes).astype(np.int64)
+    table[table == _ILLEGAL] = -1
+    return table
+
+
+@lru_cache(maxsize=32)
+def _table(label_format: str, num_classes: int | None) -> NDArray[np.uint8]:
+    if label_format not in LABEL_FORMATS:
+        raise ValueError(f"unknown label format '{label_format}': use one of {', '.join(LABEL_FORMATS)}.")
+    if num_classes is not None and not 1 <= num_classes <= _MAX_CLASSES:
+        raise ValueError(f"8-bit label maps hold 1 to {_MAX_CLASSES} classes, not {num_classes}.")
+    table = np.full(256, _ILLEGAL, dtype=np.uint8)
+    table[255] = IGNORE_LABEL
+    if label_format == "cityscapes_label_ids":
+        if num_classes not in (None, _CITYSCAPES_CLASSES):
+            raise ValueError(
+                f"label format 'cityscapes_label_ids' has {_CITYSCAPES_CLASSES} classes, not {num_classes}: "
+                "use 'train_ids' for labels of your own."
+            )
+        for label in CITYSCAPES_LABELS:  # the id -1 of licence plates is stored as 255
+            table[label.id % 256] = IGNORE_LABEL if label.ignoreInEval else label.trainId
+    elif label_format == "ade20k":
+        classes = _ADE20K_CLASSES if num_classes is None else num_classes
+        table[255] = _ILLEGAL
+        table[0] = IGNORE_LABEL
+        table[1 : classes + 1] = np.arange(classes)
+    else:
+        classes = _MAX_CLASSES if num_classes is None else num_classes
+        table[:classes] = np.arange(classes)
+    table.setflags(write=False)
+    return table
+
+
+def _open(path: str | Path, what: str) -> Image.Image:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{what} {path} does not exist.")
+    try:
+        return Image.open(path)
+    except _UNREADABLE as error:
+        raise _unreadable(what, path, error) from error
+
+
+def _unreadable(what: str, path: str | Path, error: Exception) -> ValueError:
+    return ValueError(f"{what} {path} cannot be read ({error}): replace it with an intact image file.")
+
+
+def _illegal_values(
+    path: str | Path, raw: NDArray[np.uint8], table: NDArray[np.uint8], label_format: str
+) -> ValueError:
+    illegal = [int(value) for value in np.unique(raw) if table[value] == _ILLEGAL]
+    shown = ", ".join(map(str, illegal[:8])) + (", ..." if len(illegal) > 8 else "")
+    return ValueError(
+        f"label map {path} holds the value(s) {shown}, which label format '{label_format}' does not have "
+        f"(allowed: {_ranges(np.flatnonzero(table != _ILLEGAL))}): check the label format, the class count or the file."
+    )
+
+
+def _ranges(values: NDArray[np.int64]) -> str:
+    # [0, 1, 2, 255] -> "0..2, 255"
+    runs = np.split(values, np.flatnonzero(np.diff(values) != 1) + 1)
+    return ", ".join(f"{run[0]}..{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)

@@ -1,0 +1,155 @@
+"""Turns a record of a dataset into what the model takes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.data import transforms as T
+from numpy.typing import NDArray
+
+from mtaclip.data.augmentation import CategoryAreaCrop, PhotometricDistortion, RandomScaleResize, ResizeWithin
+from mtaclip.data.labels import read_image, read_label_map
+
+_PASSED_ON = ("file_name", "image_id", "sem_seg_file_name", "label_format")
+_DEFAULT_FORMAT = "train_ids"  # of records that name no format, as Detectron2's own datasets do
+
+
+class SemanticMapper:
+    """Reads an image and, for training, its labels; augments them; returns uint8 tensors.
+
+    `H, W` is the size after augmentation. Nothing is normalised or padded here: the model does that, on its device.
+    """
+
+    @configurable
+    def __init__(
+        self, *, is_train: bool, augmentations: Sequence[T.Augmentation | T.Transform], num_classes: int | None = None
+    ) -> None:
+        """Build from parts; `SemanticMapper(cfg, is_train)` builds from a config.
+
+        Args:
+            is_train: read labels and augment them with the image.
+            augmentations: applied in order.
+            num_classes: number C of classes that labels may hold; None allows what the label format allows.
+        """
+        self.is_train = is_train
+        self.augmentations = T.AugmentationList(list(augmentations))
+        self.num_classes = num_classes
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
+        """Read the INPUT keys.
+
+        Raises:
+            ValueError: a key has a value that is not supported.
+        """
+        if cfg.INPUT.FORMAT != "RGB":
+            raise ValueError(f"INPUT.FORMAT is '{cfg.INPUT.FORMAT}', but images are always RGB here: set it to 'RGB'.")
+        return {
+            "is_train": is_train,
+            "augmentations": training_augmentations(cfg) if is_train else inference_augmentations(cfg),
+            "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+        }
+
+    def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Load one image.
+
+        Args:
+            record: `file_name`, and for training `sem_seg_file_name`; `label_format` is "train_ids" if it is missing.
+
+        Returns:
+            dict with `image` uint8 (3, H, W) RGB; `height`, `width` of the file; `file_name`, `image_id`,
+            `sem_seg_file_name` and `label_format` as far as the record has them; for training also `sem_seg`
+            uint8 (H, W), train ids and 255 = ignored.
+
+        Raises:
+            FileNotFoundError: a file does not exist.
+            ValueError: a file cannot be used, image and labels differ in size, or a training record has no labels.
+        """
+        image = read_image(record["file_name"])
+        sample = {key: record[key] for key in _PASSED_ON if key in record}
+        sample["height"], sample["width"] = image.shape[:2]
+        labels = self._read_labels(record, image.shape[:2]) if self.is_train else None
+        inputs = T.AugInput(image, sem_seg=labels)
+        self.augmentations(inputs)
+        sample["image"] = torch.from_numpy(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
+        if inputs.sem_seg is not None:
+            sample["sem_seg"] = torch.from_numpy(np.ascontiguousarray(inputs.sem_seg))
+        return sample
+
+    def _read_labels(self, record: dict[str, Any], image_size: tuple[int, ...]) -> NDArray[np.uint8]:
+        file = record.get("sem_seg_file_name")
+        if file is None:
+            raise ValueError(
+                f"image {record['file_name']} has no labels (its record has no 'sem_seg_file_name'): "
+                "take its dataset out of DATASETS.TRAIN."
+            )
+        labels = read_label_map(file, record.get("label_format", _DEFAULT_FORMAT), self.num_classes)
+        if labels.shape != tuple(image_size):
+            raise ValueError(
+                f"image {record['file_name']} is {image_size[0]} x {image_size[1]} (height x width) but its label map "
+                f"{file} is {labels.shape[0]} x {labels.shape[1]}: they must be of one size."
+            )
+        return labels
+
+
+def training_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
+    """Random resize, crop, flip and colours, as the INPUT keys say.
+
+    Raises:
+        ValueError: a key has a value that is not supported.
+    """
+    sizes = cfg.INPUT.MIN_SIZE_TRAIN
+    sizes = (sizes,) if isinstance(sizes, int) else tuple(sizes)
+    if len(sizes) != 1:
+        raise ValueError(
+            f"INPUT.MIN_SIZE_TRAIN must hold one size, got {sizes}: INPUT.SCALE_RANGE is what varies the size here."
+        )
+    _check_limits("TRAIN", sizes[0], cfg.INPUT.MAX_SIZE_TRAIN)
+    augmentations: list[T.Augmentation] = [
+        RandomScaleResize(tuple(cfg.INPUT.SCALE_RANGE), sizes[0], cfg.INPUT.MAX_SIZE_TRAIN)
+    ]
+    if cfg.INPUT.CROP.ENABLED:
+        augmentations.append(_crop(cfg))
+    if cfg.INPUT.RANDOM_FLIP == "horizontal":
+        augmentations.append(T.RandomFlip(prob=0.5))
+    elif cfg.INPUT.RANDOM_FLIP != "none":
+        raise ValueError(f"INPUT.RANDOM_FLIP must be 'horizontal' or 'none', got '{cfg.INPUT.RANDOM_FLIP}'.")
+    if cfg.INPUT.COLOR_AUG:
+        augmentations.append(PhotometricDistortion())
+    return augmentations
+
+
+def inference_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
+    """Resize to within INPUT.MIN_SIZE_TEST (shorter edge) and INPUT.MAX_SIZE_TEST (longer edge).
+
+    As everywhere in Detectron2, INPUT.MIN_SIZE_TEST 0 keeps the original size.
+
+    Raises:
+        ValueError: a limit is negative, or the longer edge's is zero.
+    """
+    if cfg.INPUT.MIN_SIZE_TEST == 0:
+        return []
+    _check_limits("TEST", cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+    return [ResizeWithin(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)]
+
+
+def _check_limits(phase: str, short_limit: int, long_limit: int) -> None:
+    if min(short_limit, long_limit) < 1:
+        raise ValueError(
+            f"INPUT.MIN_SIZE_{phase} and INPUT.MAX_SIZE_{phase} must be positive sizes in pixels, "
+            f"got {short_limit} and {long_limit}."
+        )
+
+
+def _crop(cfg: CfgNode) -> CategoryAreaCrop:
+    if cfg.INPUT.CROP.TYPE != "absolute":
+        raise ValueError(
+            f"INPUT.CROP.TYPE is '{cfg.INPUT.CROP.TYPE}', but INPUT.CROP.SIZE is (height, width) in pixels here: "
+            "set it to 'absolute'."
+        )
+    height, width = (int(size) for size in cfg.INPUT.CROP.SIZE)
+    if min(height, width) < 1:
+        raise ValueError(f"INPUT.CROP.SIZE must be (height, width) in pixels, got {tuple(cfg.INPUT.CROP.SIZE)}.")
+    return CategoryAreaCrop((height, width), cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA)

@@ -1,0 +1,105 @@
+"""Names and colours of classes, and label maps turned into colours.
+
+Shapes: `C` classes, `H, W` image size. Colours are (red, green, blue), uint8.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from detectron2.data.catalog import Metadata
+from numpy.typing import NDArray
+
+from mtaclip.data.palette import distinct_colours
+
+
+@dataclass(frozen=True, eq=False)
+class Palette:
+    """The classes of a dataset as they are shown.
+
+    Attributes:
+        names: C class names, in the order of the train ids.
+        colours: (C, 3) uint8 RGB.
+    """
+
+    names: tuple[str, ...]
+    colours: NDArray[np.uint8]
+
+    def __post_init__(self) -> None:
+        if self.colours.shape != (len(self.names), 3) or self.colours.dtype != np.uint8:
+            raise ValueError(
+                f"a palette of {len(self.names)} classes needs colours of shape ({len(self.names)}, 3) and type uint8, "
+                f"not {self.colours.shape} and {self.colours.dtype}."
+            )
+
+    @classmethod
+    def from_metadata(cls, metadata: Metadata) -> "Palette":
+        """Read `stuff_classes` and `stuff_colors`; metadata without colours get distinct ones.
+
+        Args:
+            metadata: Detectron2 metadata of a registered dataset.
+
+        Raises:
+            ValueError: there are no class names, or not one colour of three values in 0 .. 255 per class.
+        """
+        dataset = metadata.get("name", "unnamed")
+        names = metadata.get("stuff_classes")
+        if not names:
+            raise ValueError(
+                f"dataset '{dataset}' has no class names: register it, or set 'stuff_classes' in MetadataCatalog."
+            )
+        colours = metadata.get("stuff_colors", distinct_colours(len(names)))
+        if len(colours) != len(names) or not all(_is_colour(colour) for colour in colours):
+            raise ValueError(
+                f"dataset '{dataset}': 'stuff_colors' must hold one (red, green, blue) in 0 .. 255 for each of the "
+                f"{len(names)} classes."
+            )
+        return cls(tuple(names), np.array(colours, dtype=np.uint8))
+
+
+def colour_map(
+    labels: NDArray[np.uint8], colours: NDArray[np.uint8] | Sequence[Sequence[int]], ignore_label: int = 255
+) -> NDArray[np.uint8]:
+    """Paint every pixel in the colour of its class; ignored pixels become black.
+
+    Args:
+        labels: (H, W) uint8 train ids, or the ignore label.
+        colours: (C, 3) RGB.
+        ignore_label: C .. 255.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        ValueError: `labels` is not (H, W) uint8, or holds a value that is neither a class nor the ignore label.
+    """
+    check_labels(labels, len(colours), ignore_label)
+    table = np.zeros((256, 3), dtype=np.uint8)
+    table[: len(colours)] = colours
+    return table[labels]
+
+
+def check_labels(labels: NDArray[np.uint8], num_classes: int, ignore_label: int = 255) -> None:
+    """Raise if a label map cannot be shown with a palette of `num_classes` colours.
+
+    Args:
+        labels: (H, W) uint8.
+        num_classes: number C of classes.
+        ignore_label: the one value outside 0 .. C-1 that is allowed.
+
+    Raises:
+        ValueError: `labels` is not (H, W) uint8, or holds a value that is neither a class nor the ignore label.
+    """
+    if labels.ndim != 2 or labels.dtype != np.uint8:
+        raise ValueError(f"a label map must be (H, W) uint8, not {labels.shape} {labels.dtype}.")
+    if not num_classes <= ignore_label <= 255:
+        raise ValueError(f"the ignore label {ignore_label} must lie between the class count {num_classes} and 255.")
+    outside = np.unique(labels[(labels >= num_classes) & (labels != ignore_label)])
+    if outside.size:
+        raise ValueError(
+            f"the label map holds the label {outside[0]}, but there are {num_classes} classes (0 .. {num_classes - 1})."
+        )
+
+
+def _is_colour(colour: Sequence[int]) -> bool:
+    return len(colour) == 3 and all(0 <= value <= 255 for value in colour)

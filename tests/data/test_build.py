@@ -1,0 +1,136 @@
+"""Loaders with real files and real worker processes, and the check of the dataset against the config."""
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils.env import seed_all_rng
+from PIL import Image
+
+from mtaclip import add_mtaclip_config
+from mtaclip.data.build import build_test_loader, build_train_loader, check_dataset
+
+NAME = "data_test_rooms"
+
+
+@pytest.fixture
+def rooms(tmp_path):
+    """Three 24 x 32 images of noise with labels 0, 1 and 255, registered as a dataset of the user's own."""
+    rng = np.random.default_rng(0)
+    records = []
+    for index in range(3):
+        image, labels = tmp_path / f"{index}.png", tmp_path / f"{index}_labels.png"
+        Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)).save(image)
+        Image.fromarray(rng.choice(np.array([0, 1, 255], np.uint8), (24, 32))).save(labels)
+        records.append({"file_name": str(image), "image_id": str(index), "sem_seg_file_name": str(labels)})
+    DatasetCatalog.register(NAME, lambda: records)
+    MetadataCatalog.get(NAME).set(stuff_classes=["floor", "wall"], ignore_label=255)
+    yield records
+    DatasetCatalog.remove(NAME)
+    MetadataCatalog.remove(NAME)
+
+
+@pytest.fixture
+def cfg():
+    cfg = get_cfg()
+    add_mtaclip_config(cfg)
+    cfg.DATASETS.TRAIN = (NAME,)
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 2
+    cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE = 255
+    cfg.INPUT.FORMAT = "RGB"
+    cfg.INPUT.MIN_SIZE_TRAIN = (24,)
+    cfg.INPUT.MIN_SIZE_TEST = 24
+    cfg.INPUT.CROP.ENABLED = True
+    cfg.INPUT.CROP.TYPE = "absolute"
+    cfg.INPUT.CROP.SIZE = [12, 12]
+    cfg.INPUT.RANDOM_FLIP = "horizontal"
+    cfg.SOLVER.IMS_PER_BATCH = 2
+    cfg.DATALOADER.NUM_WORKERS = 2
+    return cfg
+
+
+def first_batches(cfg, seed, count=4):
+    seed_all_rng(seed)
+    batches = iter(build_train_loader(cfg))
+    return [next(batches) for _ in range(count)]
+
+
+def test_training_batches_from_two_workers(rooms, cfg):
+    for batch in first_batches(cfg, 0):
+        assert len(batch) == 2
+        for sample in batch:
+            assert sample["image"].dtype == sample["sem_seg"].dtype == torch.uint8
+            assert sample["image"].shape == (3, 12, 12)
+            assert sample["sem_seg"].shape == (12, 12)
+
+
+def test_a_seed_reproduces_the_batches_of_two_workers(rooms, cfg):
+    first, again, other = first_batches(cfg, 5), first_batches(cfg, 5), first_batches(cfg, 6)
+    for batch, same in zip(first, again, strict=True):
+        for sample, twin in zip(batch, same, strict=True):
+            assert sample["file_name"] == twin["file_name"]
+            assert torch.equal(sample["image"], twin["image"])
+            assert torch.equal(sample["sem_seg"], twin["sem_seg"])
+    pairs = zip(sum(first, []), sum(other, []), strict=True)
+    assert any(not torch.equal(sample["image"], twin["image"]) for sample, twin in pairs)
+
+
+def test_workers_draw_different_augmentations(rooms, cfg):
+    # One image only: batches come from the workers in turn, and what differs can only be the augmentation.
+    del rooms[1:]
+    cfg.SOLVER.IMS_PER_BATCH = 1
+    first, second = first_batches(cfg, 0, count=2)
+    assert first[0]["file_name"] == second[0]["file_name"]
+    assert not torch.equal(first[0]["image"], second[0]["image"])
+
+
+def test_test_loader_gives_every_image_once_in_order(rooms, cfg):
+    batches = list(build_test_loader(cfg, NAME))
+    assert [[sample["image_id"] for sample in batch] for batch in batches] == [["0"], ["1"], ["2"]]
+    assert batches[0][0]["image"].shape == (3, 24, 32)
+    assert "sem_seg" not in batches[0][0]
+
+
+def test_an_error_in_a_worker_names_the_file(rooms, cfg):
+    Image.fromarray(np.full((24, 32), 7, np.uint8)).save(rooms[0]["sem_seg_file_name"])
+    del rooms[1:]
+    with pytest.raises(ValueError, match=r"0_labels.png holds the value\(s\) 7"):
+        first_batches(cfg, 0)
+
+
+def test_dataset_and_config_agree(rooms):
+    check_dataset(NAME, 2, 255)
+
+
+def test_class_count_must_agree(rooms, cfg):
+    with pytest.raises(ValueError, match="NUM_CLASSES is 54 but dataset 'data_test_rooms' has 2 classes"):
+        check_dataset(NAME, 54, 255)
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 3
+    for build in (lambda: build_train_loader(cfg), lambda: build_test_loader(cfg, NAME)):
+        with pytest.raises(ValueError, match="MODEL.SEM_SEG_HEAD.NUM_CLASSES is 3"):
+            build()
+
+
+def test_a_single_class_is_refused(rooms):
+    MetadataCatalog.remove(NAME)
+    MetadataCatalog.get(NAME).set(stuff_classes=["wall"], ignore_label=255)
+    with pytest.raises(ValueError, match="the single class 'wall'"):
+        check_dataset(NAME, 1, 255)
+
+
+def test_ignore_labels_must_agree(rooms):
+    with pytest.raises(ValueError, match="IGNORE_VALUE is 254 and dataset 'data_test_rooms' ignores label 255"):
+        check_dataset(NAME, 2, 254)
+
+
+def test_metadata_must_be_there(rooms):
+    MetadataCatalog.remove(NAME)
+    with pytest.raises(ValueError, match="has no 'stuff_classes' in its metadata"):
+        check_dataset(NAME, 2, 255)
+
+
+def test_detectron2s_default_ignore_value_fits():
+    assert get_cfg().MODEL.SEM_SEG_HEAD.IGNORE_VALUE == 255
+    check_dataset("cityscapes_sem_seg_train", 19, 255)
+    check_dataset("ade20k_150_sem_seg_val", 150, 255)

@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+from detectron2.data.catalog import Metadata
+
+from mtaclip.visualization import Palette, colour_map
+
+RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+
+
+def test_colour_map_is_exact_and_in_the_order_red_green_blue():
+    labels = np.array([[0, 1, 2], [255, 2, 0]], dtype=np.uint8)
+    picture = colour_map(labels, [RED, GREEN, BLUE])
+    assert picture.dtype == np.uint8
+    assert picture.tolist() == [[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[0, 0, 0], [0, 0, 255], [255, 0, 0]]]
+
+
+def test_colour_map_refuses_labels_that_have_no_colour():
+    with pytest.raises(ValueError, match="label 2, but there are 2 classes"):
+        colour_map(np.array([[0, 2]], dtype=np.uint8), [RED, GREEN])
+    with pytest.raises(ValueError, match="uint8"):
+        colour_map(np.array([[0, 1]]), [RED, GREEN])
+
+
+def test_palette_takes_names_and_colours_from_the_metadata():
+    palette = Palette.from_metadata(Metadata(name="d", stuff_classes=["a", "b"], stuff_colors=[RED, BLUE]))
+    assert palette.names == ("a", "b")
+    assert palette.colours.tolist() == [list(RED), list(BLUE)]
+
+
+@pytest.mark.parametrize("num_classes", [1, 19, 254])
+def test_metadata_without_colours_get_distinct_ones_that_are_never_black(num_classes):
+    names = [f"class {i}" for i in range(num_classes)]
+    colours = Palette.from_metadata(Metadata(name="d", stuff_classes=names)).colours
+    assert len({tuple(colour) for colour in colours.tolist()}) == num_classes
+    assert colours.max(axis=1).min() > 80
+    again = Palette.from_metadata(Metadata(name="another", stuff_classes=names)).colours
+    assert np.array_equal(again, colours)
+
+
+@pytest.mark.parametrize("colours", [[RED], [RED, (0, 0, 256)], [(0, 0), (1, 1)], [RED, (0, 0)]])
+def test_colours_that_do_not_fit_the_classes_name_the_dataset(colours):
+    with pytest.raises(ValueError, match="dataset 'd'.*'stuff_colors'.*2 classes"):
+        Palette.from_metadata(Metadata(name="d", stuff_classes=["a", "b"], stuff_colors=colours))
+
+
+def test_metadata_without_classes_raise():
+    with pytest.raises(ValueError, match="dataset 'd' has no class names"):
+        Palette.from_metadata(Metadata(name="d"))
