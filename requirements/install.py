@@ -50,18 +50,20 @@ def install(venv: Path, torch_index: str = "") -> None:
 
     Args:
         venv: absolute path of the environment's folder.
-        torch_index: package index to take PyTorch from; "" for pip's own.
+        torch_index: package index to take PyTorch from, if it is not there yet; "" for pip's own.
 
     Raises:
         InstallError: something is missing on this machine, or pip failed.
     """
-    stamp, python, wanted = venv / STAMP, venv / "bin" / "python", digest(torch_index)
+    stamp, python, wanted = venv / STAMP, venv / "bin" / "python", digest()
     if python.is_file() and stamp.is_file() and stamp.read_text().strip() == wanted:
         return
     start = time.monotonic()
     stamp.unlink(missing_ok=True)
-    if not _runs(python):
+    if not _starts(python):
         _create(venv)
+    elif not _starts(python, "-m", "pip", "--version"):
+        _run("pip", [str(python), "-m", "ensurepip", "--upgrade"])
     # Quiet where nobody watches; in a terminal pip shows its own progress bars.
     pip = [str(python), "-m", "pip", "install", *([] if sys.stdout.isatty() else ["-qq"])]
     steps = [
@@ -89,12 +91,12 @@ def install(venv: Path, torch_index: str = "") -> None:
     print(f"The environment in {venv} is ready after {minutes} min {seconds} s.", flush=True)
 
 
-def digest(torch_index: str = "") -> str:
+def digest() -> str:
     """What the environment is made from: requirement files, this file, project metadata and the checkout's path."""
     files = [*sorted((ROOT / "requirements").glob("*.txt")), Path(__file__), ROOT / "setup.py"]
     # The tools' settings ([tool.ruff] and the like) follow the metadata and change nothing in the environment.
     metadata = (ROOT / "pyproject.toml").read_text(encoding="utf-8").split("\n[tool.", 1)[0]
-    parts = [str(ROOT), torch_index, metadata, *(file.name + "\n" + file.read_text(encoding="utf-8") for file in files)]
+    parts = [str(ROOT), metadata, *(file.name + "\n" + file.read_text(encoding="utf-8") for file in files)]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
@@ -103,9 +105,8 @@ def _pins(file: str) -> str:
     return ", ".join(f"{name} {version}" for name, version in pins)
 
 
-def _runs(python: Path) -> bool:
-    """Whether the environment's Python is there, starts and has pip: not so after an interruption or an upgrade."""
-    command = [str(python), "-m", "pip", "--version"]
+def _starts(python: Path, *arguments: str) -> bool:
+    command = [str(python), *(arguments or ("-c", ""))]
     return python.is_file() and subprocess.run(command, capture_output=True).returncode == 0
 
 
@@ -115,8 +116,11 @@ def _create(venv: Path) -> None:
             f"{sys.executable} cannot create virtual environments: install its venv module "
             "(on Debian and Ubuntu `apt install python3-venv`) or name another Python, `make env PYTHON=...`."
         )
-    if venv.exists() and any(venv.iterdir()) and not (venv / "pyvenv.cfg").is_file():
-        raise InstallError(f"{venv} exists and is not a virtual environment: name another folder, `make env VENV=...`.")
+    if venv.exists() and any(venv.iterdir()):
+        raise InstallError(
+            f"{venv} exists and is not a virtual environment that works: delete it if it is an old one, "
+            "or name another folder, `make env VENV=...`."
+        )
     venv.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(venv).free / 1e9
     if free < FREE_GB:
@@ -125,7 +129,7 @@ def _create(venv: Path) -> None:
             "free some space or put it elsewhere, `make env VENV=...`."
         )
     print(f"Creating {venv} with Python {sys.version.split()[0]} ...", flush=True)
-    _run("the virtual environment", [sys.executable, "-m", "venv", "--clear", str(venv)])
+    _run("the virtual environment", [sys.executable, "-m", "venv", str(venv)])
 
 
 def _run(title: str, command: list[str]) -> None:

@@ -5,8 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import mtaclip  # noqa: F401
 import pytest
+
+import mtaclip  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -4,10 +4,11 @@ import json
 import re
 from pathlib import Path
 
-import mtaclip.config
 import pytest
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_backbone
+
+import mtaclip.config
 from mtaclip.config import add_mtaclip_config
 from mtaclip.engine import Trainer, setup_cfg
 
@@ -37,8 +38,8 @@ def own_keys() -> set[str]:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_every_file_loads(path):
     cfg = setup_cfg(path, device="cpu")
-    assert cfg.OUTPUT_DIR == f"output/{path.parent.name}/{path.stem}"
-    assert cfg.MODEL.MTACLIP.TEXT.ENABLED == path.stem.startswith("mtaclip")
+    assert f"output/{path.parent.name}/{path.stem}" == cfg.OUTPUT_DIR
+    assert path.stem.startswith("mtaclip") == cfg.MODEL.MTACLIP.TEXT.ENABLED
 
 
 def test_all_combinations_exist():

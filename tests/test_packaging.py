@@ -300,11 +300,12 @@ def test_full_disk_is_named_before_anything_is_downloaded(installer, tmp_path, m
     assert "with 2.5 GB free" in capsys.readouterr().err
 
 
-def test_a_folder_with_other_things_in_it_is_not_cleared(installer, tmp_path, capsys):
-    (tmp_path / "thesis.tex").write_text("not to be lost")
+@pytest.mark.parametrize("name", ["thesis.tex", "pyvenv.cfg"])
+def test_a_folder_with_other_things_in_it_is_not_touched(installer, tmp_path, capsys, name):
+    (tmp_path / name).write_text("not to be lost")
     assert installer.main(["--venv", str(tmp_path)]) == 1
-    assert "is not a virtual environment" in capsys.readouterr().err
-    assert (tmp_path / "thesis.tex").is_file()
+    assert "is not a virtual environment that works" in capsys.readouterr().err
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["not to be lost"]
 
 
 # --- documents -------------------------------------------------------------------------------------------------------

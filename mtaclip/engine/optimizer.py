@@ -50,6 +50,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW(
         [{"params": parameters, "lr": lr, "weight_decay": decay} for (lr, decay), parameters in groups.items()],
         lr=cfg.SOLVER.BASE_LR,
+        fused=True,
     )
 
 

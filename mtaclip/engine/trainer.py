@@ -94,7 +94,8 @@ class Trainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode) -> None:
         TrainerBase.__init__(self)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
-        get_records(cfg.DATASETS.TEST)  # a missing validation set is better noticed now than at the first evaluation
+        if cfg.DATASETS.TEST:  # a missing validation set is better noticed now than at the first evaluation
+            get_records(cfg.DATASETS.TEST)
         model = self.build_model(cfg)
         optimizer = build_optimizer(cfg, model)
         loader = build_train_loader(cfg)

@@ -1,7 +1,6 @@
 """Building open_clip's towers from the configuration."""
 
 import logging
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -25,15 +24,15 @@ def build_clip(arch: str, pretrained: str = "") -> nn.Module:
         ValueError: unknown model or weights, or weights trained with another activation than the model's.
     """
     name = _register(arch)
-    try:
-        with warnings.catch_warnings(), _quiet(not pretrained):
-            warnings.filterwarnings("error", message="QuickGELU mismatch")
-            return open_clip.create_model(name, pretrained=pretrained or None, precision="fp32")
-    except UserWarning as error:
+    tag = open_clip.get_pretrained_cfg(name, pretrained)
+    if tag and tag.get("quick_gelu", False) != clip_config(arch).get("quick_gelu", False):
         raise ValueError(
             f"MODEL.CLIP.ARCH {arch!r} and MODEL.CLIP.PRETRAINED {pretrained!r} use different activations: "
             'take the "-quickgelu" name of the model for weights trained with QuickGELU, the plain name for others.'
-        ) from error
+        )
+    try:
+        with _quiet(not pretrained):
+            return open_clip.create_model(name, pretrained=pretrained or None, precision="fp32")
     except RuntimeError as error:
         raise ValueError(
             f"MODEL.CLIP.PRETRAINED: cannot load {pretrained!r} into {arch!r} ({str(error).splitlines()[0]}); "

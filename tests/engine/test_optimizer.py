@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from mtaclip.engine import setup_cfg
 from mtaclip.engine.optimizer import build_lr_scheduler, lr_factor
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.modeling import build_model
+
 from mtaclip.checkpoint.released import convert_released, released_name
 from mtaclip.engine import setup_cfg
 from mtaclip.engine.optimizer import build_optimizer
-
 
 CONFIG = Path(__file__).parents[2] / "configs" / "ade20k" / "mtaclip_R50.yaml"
 

@@ -1,0 +1,65 @@
+"""Building open_clip towers and backbones."""
+
+import logging
+
+import open_clip
+import pytest
+import torch
+from detectron2.layers import FrozenBatchNorm2d
+
+from mtaclip.modeling.clip import build_clip
+from mtaclip.modeling.clip_backbone import CLIPResNet, CLIPViT, convert_norm
+
+
+def test_random_weights_asked_for_are_no_warning(caplog):
+    with caplog.at_level(logging.WARNING):
+        build_clip("mtaclip-tiny")
+    assert not caplog.records
+
+
+def test_weights_from_a_file(tmp_path):
+    torch.manual_seed(0)
+    saved = build_clip("mtaclip-tiny")
+    torch.save(saved.state_dict(), tmp_path / "clip.pt")
+    loaded = build_clip("mtaclip-tiny", str(tmp_path / "clip.pt"))
+    for name, tensor in saved.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+
+
+def test_other_activation_than_the_weights_is_refused():
+    with pytest.raises(ValueError, match="different activations"):
+        build_clip("RN50", "openai")
+
+
+@pytest.mark.parametrize("size", [(64, 96), (70, 101)])
+def test_resnet_strides(size):
+    backbone = CLIPResNet(build_clip("mtaclip-tiny").visual).eval()
+    features = backbone(torch.randn(1, 3, *size))
+    for name, shape in backbone.output_shape().items():
+        assert features[name].shape == (1, shape.channels, size[0] // shape.stride, size[1] // shape.stride)
+
+
+def test_vit_needs_four_blocks_that_exist():
+    tower = open_clip.transformer.VisionTransformer(
+        image_size=32, patch_size=16, width=32, layers=2, heads=2, mlp_ratio=4
+    )
+    with pytest.raises(ValueError, match="VIT_TAPS"):
+        CLIPViT(tower, (0, 1, 2, 3))
+
+
+def test_every_backbone_parameter_gets_a_gradient():
+    vit = open_clip.transformer.VisionTransformer(
+        image_size=32, patch_size=16, width=32, layers=5, heads=2, mlp_ratio=4
+    )
+    for backbone in (CLIPResNet(build_clip("mtaclip-tiny").visual), CLIPViT(vit, (0, 1, 2, 3))):
+        sum(f.square().mean() for f in backbone(torch.randn(2, 3, 64, 64)).values()).backward()
+        assert [name for name, p in backbone.named_parameters() if p.grad is None] == []
+
+
+def test_norms():
+    def modules(norm):
+        backbone = convert_norm(CLIPResNet(build_clip("mtaclip-tiny").visual), norm)
+        return {type(m) for m in backbone.modules()}
+
+    assert FrozenBatchNorm2d in modules("FrozenBN") and torch.nn.BatchNorm2d not in modules("FrozenBN")
+    assert torch.nn.BatchNorm2d in modules("SyncBN"), "one process has nothing to synchronise"

@@ -1,0 +1,124 @@
+"""train_net.py as users type it, in processes of its own, on a drawn miniature."""
+
+import json
+
+import pytest
+import torch
+
+TINY = "configs/miniature/mtaclip_tiny.yaml"
+SMALL = [
+    "SOLVER.IMS_PER_BATCH", "2",
+    "INPUT.CROP.SIZE", "(64,128)",
+    "MODEL.MTACLIP.LOSS.NUM_POINTS", "64",
+    "MODEL.MTACLIP.DECODER.NUM_QUERIES", "8",
+    "INPUT.MIN_SIZE_TRAIN", "(64,)",
+    "INPUT.MAX_SIZE_TRAIN", "128",
+    "INPUT.MIN_SIZE_TEST", "64",
+    "INPUT.MAX_SIZE_TEST", "128",
+    "DATALOADER.NUM_WORKERS", "0",
+    "SOLVER.WARMUP_ITERS", "2",
+]  # fmt: skip
+
+
+@pytest.fixture
+def train(run_script, miniature_root):
+    def run(*arguments, config=TINY, gpus=0, **environment):
+        command = ["train_net.py", "--config-file", config, "--num-gpus", gpus, *arguments]
+        return run_script(*command, root=miniature_root, **environment)
+
+    return run
+
+
+def metrics(folder) -> dict[int, dict]:
+    lines = (folder / "metrics.json").read_text().splitlines()
+    return {record["iteration"]: record for record in map(json.loads, lines)}
+
+
+def test_train_evaluate_resume(train, tmp_path):
+    """Trains, writes everything a run leaves behind, evaluates the same weights to the same scores, resumes."""
+    short = [*SMALL, "SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "2", "TEST.EVAL_PERIOD", "2"]
+    out = tmp_path / "run"
+    done = train(*short, "OUTPUT_DIR", out)
+    assert done.returncode == 0, done.stderr
+    names = {p.name for p in out.iterdir()}
+    assert {"model_best.pth", "model_final.pth", "config.yaml", "metrics.json", "last_checkpoint"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names), "TensorBoard"
+    last = metrics(out)[3]
+    expected = {f"loss_{n}{s}" for n in ("ce", "mask", "dice", "mask_text") for s in ("", "_1", "_2")}
+    assert expected | {"total_loss", "lr", "grad_norm", "data_time"} <= set(last)
+    assert [i for i, record in metrics(out).items() if "sem_seg/mIoU" in record] == [1, 4], (
+        "while training and at its end"
+    )
+    scores = json.loads((out / "scores_cityscapes_sem_seg_val.json").read_text())["scores"]
+
+    again = train("--eval-only", *short, "OUTPUT_DIR", tmp_path / "eval", "MODEL.WEIGHTS", out / "model_final.pth")
+    assert again.returncode == 0, again.stderr
+    evaluated = json.loads((tmp_path / "eval" / "scores_cityscapes_sem_seg_val.json").read_text())["scores"]
+    assert evaluated == scores
+
+    resumed = train("--resume", *short, "OUTPUT_DIR", out, "SOLVER.MAX_ITER", "6")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "Starting training from iteration 4" in resumed.stdout + resumed.stderr
+    assert torch.load(out / "model_final.pth", weights_only=True)["iteration"] == 5
+
+
+def test_same_seed_same_weights(train, tmp_path):
+    options = [*SMALL, "SOLVER.MAX_ITER", "2", "DATASETS.TEST", "()"]
+    for name in ("a", "b"):
+        done = train(*options, "OUTPUT_DIR", tmp_path / name)
+        assert done.returncode == 0, done.stderr
+    a, b = (torch.load(tmp_path / n / "model_final.pth", weights_only=True)["model"] for n in ("a", "b"))
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_baseline_and_bf16(train, tmp_path):
+    done = train(
+        *SMALL, "SOLVER.MAX_ITER", "2", "SOLVER.AMP.ENABLED", "True", "OUTPUT_DIR", tmp_path,
+        config="configs/miniature/mask2former_tiny.yaml",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "loss_ce_0" in metrics(tmp_path)[1] and "loss_mask_text" not in metrics(tmp_path)[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "words"),
+    [
+        (["OUTPUT_DIR", "{tmp}"], {"DETECTRON2_DATASETS": "/nowhere"}, ["/nowhere", "DETECTRON2_DATASETS"]),
+        (["--eval-only", "MODEL.WEIGHTS", "no.pth", "OUTPUT_DIR", "{tmp}"], {}, ["MODEL.WEIGHTS", "no.pth"]),
+        (["DATASETS.TEST", "('cityscape',)"], {}, ["DATASETS.TEST", "cityscape"]),
+    ],
+)
+def test_what_a_user_got_wrong_is_the_last_line(train, run_script, tmp_path, arguments, environment, words):
+    arguments = [a.format(tmp=tmp_path) for a in arguments]
+    command = ["train_net.py", "--config-file", TINY, "--num-gpus", 0, *arguments]
+    done = run_script(*command, **environment) if environment else train(*arguments)
+    assert done.returncode != 0
+    last = done.stderr.strip().splitlines()[-1]
+    assert all(word in last for word in words), done.stderr
+
+
+def test_more_gpus_than_there_are(train):
+    done = train(gpus=64)
+    assert done.returncode == 2
+    last = done.stderr.strip().splitlines()[-1]
+    assert "--num-gpus 64" in last and "--num-gpus 0" in last
+
+
+REAL = [
+    "SOLVER.MAX_ITER", "2",
+    "SOLVER.IMS_PER_BATCH", "1",
+    "INPUT.CROP.SIZE", "(128,256)",
+    "MODEL.CLIP.PRETRAINED", "",
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dataset", ["cityscapes", "ade20k"])
+@pytest.mark.parametrize("model", ["mtaclip_R50", "mtaclip_ViT-B16", "mask2former_R50"])
+def test_real_models_train_and_evaluate_with_random_weights(train, tmp_path, dataset, model):
+    config = f"configs/{dataset}/{model}.yaml"
+    done = train(*REAL, "OUTPUT_DIR", tmp_path, config=config)
+    assert done.returncode == 0, done.stderr
+    done = train("--eval-only", *REAL, "OUTPUT_DIR", tmp_path / "eval", config=config)
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "eval").glob("scores_*.json"))
