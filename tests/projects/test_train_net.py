@@ -46,14 +46,13 @@ def test_train_evaluate_resume(train, tmp_path):
     last = metrics(out)[3]
     expected = {f"loss_{n}{s}" for n in ("ce", "mask", "dice", "mask_text") for s in ("", "_1", "_2")}
     assert expected | {"total_loss", "lr", "grad_norm", "data_time"} <= set(last)
-    assert [i for i, record in metrics(out).items() if "sem_seg/mIoU" in record] == [1, 4], (
-        "while training and at its end"
-    )
-    scores = json.loads((out / "scores_cityscapes_sem_seg_val.json").read_text())["scores"]
+    evaluated_at = [iteration for iteration, record in metrics(out).items() if "sem_seg/mIoU" in record]
+    assert evaluated_at == [1, 4], "while training and after it"
+    scores = json.loads((out / "scores_cityscapes_sem_seg_val.json").read_text())["scores_percent"]
 
     again = train("--eval-only", *short, "OUTPUT_DIR", tmp_path / "eval", "MODEL.WEIGHTS", out / "model_final.pth")
     assert again.returncode == 0, again.stderr
-    evaluated = json.loads((tmp_path / "eval" / "scores_cityscapes_sem_seg_val.json").read_text())["scores"]
+    evaluated = json.loads((tmp_path / "eval" / "scores_cityscapes_sem_seg_val.json").read_text())["scores_percent"]
     assert evaluated == scores
 
     resumed = train("--resume", *short, "OUTPUT_DIR", out, "SOLVER.MAX_ITER", "6")

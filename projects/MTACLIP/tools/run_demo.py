@@ -32,7 +32,7 @@ def run(command: list[str], environment: dict[str, str]) -> None:
 def report(output: Path, seconds: float, config: str) -> None:
     """Say how well it went, where everything is, and how to go on."""
     (scores_file,) = output.glob("scores_*.json")
-    scores = json.loads(scores_file.read_text(encoding="utf-8"))["scores"]
+    scores = json.loads(scores_file.read_text(encoding="utf-8"))["scores_percent"]
     print(
         f"""
 Done in {seconds / 60:.1f} minutes. Mean IoU on the miniature's validation images: {scores["mIoU"] / 100:.3f}
