@@ -19,6 +19,8 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 
+from mtaclip.engine import setup_cfg
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -359,3 +361,21 @@ def test_documented_commands_are_found(tmp_path):
     ]
     page.write_text("\n".join(lines))
     assert documented_commands(page) == [["make", "env", "VENV=x"], ["python", "train_net.py", "--num-gpus", "1"]]
+
+
+SCRIPTS = {"train_net.py": "projects.MTACLIP.train_net", "demo.py": "projects.MTACLIP.demo"}
+
+
+@pytest.mark.parametrize("file", documents(), ids=lambda file: str(file.relative_to(ROOT)))
+def test_documented_scripts_and_options_exist(file):
+    """Scripts and configs of this project that a document calls are there, and the configs accept the options."""
+    for command in documented_commands(file):
+        if command[0] != "python" or not command[1].endswith(".py"):
+            continue
+        assert (ROOT / command[1]).is_file(), " ".join(command)
+        if command[1] not in SCRIPTS:
+            continue
+        parser = importlib.import_module(SCRIPTS[command[1]]).make_parser()
+        args = parser.parse_args(command[2:])
+        opts = [*(args.opts or []), *getattr(args, "trailing_opts", [])]
+        setup_cfg(ROOT / args.config_file, opts, device="cpu")

@@ -11,7 +11,6 @@ from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer, SimpleTrainer, create_ddp_model, hooks
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import DatasetEvaluator
-from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
@@ -22,6 +21,9 @@ from mtaclip.data.datasets import get_records
 from mtaclip.engine.hooks import SaveBest
 from mtaclip.engine.optimizer import AMP_DTYPES, build_lr_scheduler, build_optimizer
 from mtaclip.evaluation import SemanticEvaluator
+from mtaclip.modeling.build import build_model
+
+_logger = logging.getLogger(__name__)
 
 
 class AutocastTrainer(SimpleTrainer):
@@ -129,10 +131,21 @@ class Trainer(DefaultTrainer):
         model = build_model(cfg)
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         total = sum(p.numel() for p in model.parameters())
-        logging.getLogger(__name__).info(
-            "%s: %.2f M parameters, %.2f M trained", type(model).__name__, total / 1e6, trained / 1e6
-        )
+        _logger.info("%s: %.2f M parameters, %.2f M trained", type(model).__name__, total / 1e6, trained / 1e6)
         return model
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Restore the newest checkpoint of OUTPUT_DIR if asked to and there is one; else load MODEL.WEIGHTS.
+
+        Args:
+            resume: go on from where the run in OUTPUT_DIR stopped.
+        """
+        found = self.checkpointer.has_checkpoint()
+        if resume and found and self.cfg.MODEL.WEIGHTS:
+            _logger.warning("--resume: %s holds a checkpoint, MODEL.WEIGHTS is not read.", self.cfg.OUTPUT_DIR)
+        if resume and not found:
+            _logger.warning("--resume: no checkpoint in %s, starting at iteration 0.", self.cfg.OUTPUT_DIR)
+        super().resume_or_load(resume)
 
     def build_hooks(self) -> list[hooks.HookBase]:
         """Timing, schedule, checkpoints, evaluation, best checkpoint, writers, in this order."""

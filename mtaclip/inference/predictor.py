@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
-from detectron2.modeling import build_model
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -18,6 +17,7 @@ from torch import Tensor
 from mtaclip.checkpoint import load_weights
 from mtaclip.data.labels import read_image
 from mtaclip.data.mapper import inference_augmentations
+from mtaclip.modeling.build import build_model
 
 ImageLike = str | Path | Image.Image | NDArray[np.uint8] | Tensor
 
@@ -55,9 +55,6 @@ class Predictor:
         if not cfg.MODEL.WEIGHTS:
             raise ValueError("MODEL.WEIGHTS is empty: an untrained model predicts nothing; name a checkpoint file.")
         _check_device(cfg.MODEL.DEVICE)
-        cfg = cfg.clone()
-        cfg.defrost()
-        cfg.MODEL.CLIP.PRETRAINED = ""  # the checkpoint holds every weight, so CLIP's own are not fetched
         self._model = build_model(cfg)
         load_weights(self._model, cfg.MODEL.WEIGHTS)
         self._model.eval()

@@ -9,6 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+NUM_LEVELS = 3
+"""Levels that the pixel decoder refines and the mask-text decoder looks at: strides 32, 16 and 8, in this order."""
+
 
 def sine_position(height: int, width: int, dim: int, like: Tensor) -> Tensor:
     """Sine position encoding of a grid (DETR's, normalised to 2 pi with 1-based coordinates).

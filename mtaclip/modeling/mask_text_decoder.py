@@ -14,9 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtaclip.modeling.layers import MLP, FeedForward, MultiheadAttention, sine_position, xavier_normal_matrices
-
-NUM_LEVELS = 3
+from mtaclip.modeling.layers import (
+    MLP,
+    NUM_LEVELS,
+    FeedForward,
+    MultiheadAttention,
+    sine_position,
+    xavier_normal_matrices,
+)
 
 
 @dataclass

@@ -17,7 +17,7 @@ from mtaclip.losses.build import build_criterion
 from mtaclip.losses.criterion import Criterion
 from mtaclip.losses.targets import SemanticTargets
 from mtaclip.modeling.clip import build_clip
-from mtaclip.modeling.mask_text_decoder import MaskTextDecoder
+from mtaclip.modeling.mask_text_decoder import MaskTextDecoder, Predictions
 from mtaclip.modeling.pixel_decoder import PixelDecoder
 from mtaclip.modeling.text_encoder import CLIPTextEncoder, PromptedTexts
 
@@ -134,7 +134,7 @@ class MTACLIP(nn.Module):
         targets = SemanticTargets.from_labels(labels, self.criterion.num_classes, self.device)
         return self.criterion(self.predict(images), targets)
 
-    def predict(self, images: Tensor):
+    def predict(self, images: Tensor) -> Predictions:
         """From normalised images (B, 3, H, W) to the decoder's `Predictions`."""
         features = self.backbone(images)
         mask_features, memories = self.pixel_decoder({name: features[name] for name in self.in_features})

@@ -11,10 +11,9 @@ import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
-from mtaclip.modeling.layers import FeedForward, sine_position, xavier_normal_matrices
+from mtaclip.modeling.layers import NUM_LEVELS, FeedForward, sine_position, xavier_normal_matrices
 from mtaclip.ops import ms_deform_attn
 
-NUM_LEVELS = 3
 NORM_GROUPS = 32
 
 

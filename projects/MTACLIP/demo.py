@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         the exit code described above.
     """
-    args = parse_arguments(argv)
+    args = make_parser().parse_args(argv)
     setup_logger(name="mtaclip")
     try:
         images, unmatched = find_images(args.input, args.output)
@@ -65,8 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if failures or unmatched else 0
 
 
-def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line; a wrong one ends the process with exit code 2, as argparse does."""
+def make_parser() -> argparse.ArgumentParser:
+    """The options."""
     parser = argparse.ArgumentParser(description="Segment images and write the results as pictures.")
     parser.add_argument("--config-file", required=True, help="YAML file of the model")
     parser.add_argument("--input", nargs="+", required=True, help="images, folders (read recursively) or glob patterns")
@@ -75,7 +75,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     options_help = "config keys and values, such as MODEL.WEIGHTS model.pth; at the end, not right after --input"
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help=options_help)
     parser.add_argument("trailing_opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="the same without --opts")
-    return parser.parse_args(argv)
+    return parser
 
 
 def share(text: str) -> float:

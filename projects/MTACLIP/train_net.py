@@ -6,13 +6,9 @@ python train_net.py --config-file configs/cityscapes/mtaclip_R50.yaml --eval-onl
 
 import argparse
 import logging
-import os
 import sys
 
-# On a CPU whose cores other programs share, threads that wait by spinning slow every step down several times.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-import mtaclip  # noqa: E402, F401  (before Detectron2: it repairs the 0.6 release)
+import mtaclip  # noqa: F401  (before Detectron2: it repairs the 0.6 release)
 
 # isort: split
 from detectron2.engine import default_argument_parser, default_setup, launch
@@ -50,9 +46,14 @@ def run(args: argparse.Namespace) -> dict | None:
     return trainer.train()
 
 
+def make_parser() -> argparse.ArgumentParser:
+    """Detectron2's usual options."""
+    return default_argument_parser(epilog=__doc__)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = default_argument_parser(epilog=__doc__)
+    parser = make_parser()
     args = parser.parse_args(argv)
     try:
         setup_cfg(args.config_file, args.opts, device=pick_device(args.num_gpus))

@@ -22,9 +22,9 @@ PICTURES = 8
 
 
 def run(command: list[str], environment: dict[str, str]) -> None:
-    """Show a command and run it in the project's root; its failure ends the demo with its exit status."""
+    """Show a command and run it; its failure ends the demo with its exit status."""
     print(f"\n$ {shlex.join(['python', *command])}", flush=True)
-    code = subprocess.run([sys.executable, *command], cwd=ROOT, env=environment).returncode
+    code = subprocess.run([sys.executable, *command], env=environment).returncode
     if code:
         sys.exit(f"The step above failed with exit status {code}.")
 
@@ -44,7 +44,7 @@ Done in {seconds / 60:.1f} minutes. Mean IoU on the miniature's validation image
 The same with the real Cityscapes, laid out as datasets/README.md says:
   export DETECTRON2_DATASETS=/path/to/datasets
   python train_net.py --config-file {config} --num-gpus 8
-  python train_net.py --config-file {config} --eval-only MODEL.WEIGHTS output/model_final.pth"""
+  python train_net.py --config-file {config} --num-gpus 8 --eval-only MODEL.WEIGHTS model_final.pth"""
     )
 
 
@@ -52,12 +52,19 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", default="configs/miniature/mtaclip_tiny.yaml")
-    parser.add_argument("--datasets", type=Path, default=ROOT / "datasets" / "miniature", help="where to draw")
+    parser.add_argument("--datasets", type=Path, default=Path("datasets/miniature"), help="where to draw")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values")
     args = parser.parse_args()
     start = time.monotonic()
-    environment = {**os.environ, "DETECTRON2_DATASETS": str(args.datasets)}
-    output = ROOT / setup_cfg(ROOT / args.config_file, args.opts, device="cpu").OUTPUT_DIR
+    os.chdir(ROOT)
+    environment = {
+        # The model is so small that a second thread wins little, and loses much where other programs share the cores.
+        "OMP_NUM_THREADS": "1",
+        "PYTHONWARNINGS": "ignore::FutureWarning",  # fvcore's, of torch.jit.script
+        **os.environ,
+        "DETECTRON2_DATASETS": str(args.datasets),
+    }
+    output = Path(setup_cfg(args.config_file, args.opts, device="cpu").OUTPUT_DIR)
     train = ["train_net.py", "--config-file", args.config_file, "--num-gpus", "0"]
 
     run(["datasets/make_miniature.py", "--root", str(args.datasets), "--dataset", "cityscapes"], environment)
