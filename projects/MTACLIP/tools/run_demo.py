@@ -29,7 +29,7 @@ def run(command: list[str], environment: dict[str, str]) -> None:
         sys.exit(f"The step above failed with exit status {code}.")
 
 
-def report(output: Path, seconds: float, config: str) -> None:
+def report(output: Path, seconds: float, method: str) -> None:
     """Say how well it went, where everything is, and how to go on."""
     (scores_file,) = output.glob("scores_*.json")
     scores = json.loads(scores_file.read_text(encoding="utf-8"))["scores_percent"]
@@ -43,8 +43,8 @@ Done in {seconds / 60:.1f} minutes. Mean IoU on the miniature's validation image
 
 The same with the real Cityscapes, laid out as datasets/README.md says:
   export DETECTRON2_DATASETS=/path/to/datasets
-  python train_net.py --config-file {config} --num-gpus 8
-  python train_net.py --config-file {config} --num-gpus 8 --eval-only MODEL.WEIGHTS model_final.pth"""
+  python train_net.py --config-file configs/cityscapes/{method}_R50.yaml --num-gpus 8
+  python train_net.py --config-file configs/cityscapes/{method}_R50.yaml --num-gpus 8 --eval-only MODEL.WEIGHTS output/cityscapes/{method}_R50/model_final.pth"""
     )
 
 
@@ -76,7 +76,7 @@ def main() -> None:
     pictures = ["--input", *map(str, images), "--output", str(output / "pictures")]
     run(["demo.py", "--config-file", args.config_file, *pictures, "--opts", *args.opts, *weights], environment)
     method = "mask2former" if "mask2former" in args.config_file else "mtaclip"
-    report(output, time.monotonic() - start, f"configs/cityscapes/{method}_R50.yaml")
+    report(output, time.monotonic() - start, method)
 
 
 if __name__ == "__main__":
