@@ -14,7 +14,7 @@ from mtaclip.losses.contrastive import MaskTextContrastive
 from mtaclip.losses.matcher import HungarianMatcher
 from mtaclip.losses.point_sampling import PointSampler, sample_maps
 from mtaclip.losses.targets import SemanticTargets
-from mtaclip.modeling.mask_text_decoder import Predictions
+from mtaclip.structures import Predictions
 
 MASK_NORMALIZERS = ("class_weight_sum", "num_masks")
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mtaclip.losses.point_sampling import sample_maps
 from mtaclip.losses.targets import SemanticTargets
-from mtaclip.modeling.mask_text_decoder import Predictions
+from mtaclip.structures import Predictions
 
 
 def pairwise_mask_costs(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

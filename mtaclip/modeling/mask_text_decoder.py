@@ -8,7 +8,6 @@ Order of the tokens: the Q mask queries, then the K texts of context 0, the K te
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -22,31 +21,7 @@ from mtaclip.modeling.layers import (
     sine_position,
     xavier_normal_matrices,
 )
-
-
-@dataclass
-class Predictions:
-    """What the decoder says, one row per recorded prediction; the last row is the last layer's.
-
-    Masks are kept as embeddings: a mask's logits are the dot products of its embedding with the mask features, and
-    most masks are only ever needed at some pixels.
-
-    Attributes:
-        class_logits: (R, B, Q, K), the no-object class last.
-        mask_embeddings: (R, B, Q, d).
-        mask_features: (B, d, H/4, W/4).
-        similarity: (R, n, B, Q, K) cosines between mask queries and prompted texts; None without a text side or
-            where nobody asked.
-    """
-
-    class_logits: Tensor
-    mask_embeddings: Tensor
-    mask_features: Tensor
-    similarity: Tensor | None = None
-
-    def mask_logits(self, index: int = -1) -> Tensor:
-        """Mask logits of one recorded prediction, (B, Q, H/4, W/4)."""
-        return torch.einsum("bqd,bdhw->bqhw", self.mask_embeddings[index], self.mask_features)
+from mtaclip.structures import Predictions
 
 
 class DecoderLayer(nn.Module):

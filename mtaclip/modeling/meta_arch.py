@@ -17,9 +17,10 @@ from mtaclip.losses.build import build_criterion
 from mtaclip.losses.criterion import Criterion
 from mtaclip.losses.targets import SemanticTargets
 from mtaclip.modeling.clip import build_clip
-from mtaclip.modeling.mask_text_decoder import MaskTextDecoder, Predictions
+from mtaclip.modeling.mask_text_decoder import MaskTextDecoder
 from mtaclip.modeling.pixel_decoder import PixelDecoder
 from mtaclip.modeling.text_encoder import CLIPTextEncoder, PromptedTexts
+from mtaclip.structures import Predictions
 
 
 @META_ARCH_REGISTRY.register()

@@ -11,7 +11,7 @@ from mtaclip.losses.criterion import Criterion, dice_loss
 from mtaclip.losses.matcher import HungarianMatcher, pairwise_mask_costs
 from mtaclip.losses.point_sampling import PointSampler
 from mtaclip.losses.targets import SemanticTargets
-from mtaclip.modeling.mask_text_decoder import Predictions
+from mtaclip.structures import Predictions
 
 LAYERS, BATCH, QUERIES, CLASSES, CONTEXTS, DIM = 2, 2, 5, 4, 2, 8
 

@@ -9,7 +9,7 @@ from mtaclip.losses.criterion import Criterion
 from mtaclip.losses.matcher import HungarianMatcher
 from mtaclip.losses.point_sampling import sample_maps
 from mtaclip.losses.targets import SemanticTargets
-from mtaclip.modeling.mask_text_decoder import Predictions
+from mtaclip.structures import Predictions
 
 TYPES = dict(zip(("type0", "type1", "type2"), (t.value for t in ContrastiveType), strict=True))
 NAMES = {"cls": "ce", "queries": "mask_text", "mask": "mask", "dice": "dice"}

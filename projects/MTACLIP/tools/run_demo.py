@@ -33,6 +33,8 @@ def report(output: Path, seconds: float, method: str) -> None:
     """Say how well it went, where everything is, and how to go on."""
     (scores_file,) = output.glob("scores_*.json")
     scores = json.loads(scores_file.read_text(encoding="utf-8"))["scores_percent"]
+    name = f"cityscapes/{method}_R50"
+    train = f"python train_net.py --config-file configs/{name}.yaml --num-gpus 8"
     print(
         f"""
 Done in {seconds / 60:.1f} minutes. Mean IoU on the miniature's validation images: {scores["mIoU"] / 100:.3f}
@@ -43,8 +45,8 @@ Done in {seconds / 60:.1f} minutes. Mean IoU on the miniature's validation image
 
 The same with the real Cityscapes, laid out as datasets/README.md says:
   export DETECTRON2_DATASETS=/path/to/datasets
-  python train_net.py --config-file configs/cityscapes/{method}_R50.yaml --num-gpus 8
-  python train_net.py --config-file configs/cityscapes/{method}_R50.yaml --num-gpus 8 --eval-only MODEL.WEIGHTS output/cityscapes/{method}_R50/model_final.pth"""
+  {train}
+  {train} --eval-only MODEL.WEIGHTS output/{name}/model_final.pth"""
     )
 
 
