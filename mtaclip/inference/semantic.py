@@ -1,4 +1,4 @@
-"""Semantic scores of whole images and of sliding windows (MaskFormer, section 3.4).
+"""Semantic scores of whole images and of sliding windows (MaskFormer).
 
 Letters: B images, Q mask queries, C classes, H, W image size in pixels.
 """

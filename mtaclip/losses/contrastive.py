@@ -1,4 +1,4 @@
-"""Mask-to-text contrastive loss (paper, section 3.4), with three ways to choose positives and negatives.
+"""The paper's "Mask-to-Text Contrastive Learning", with three ways to choose positives and negatives.
 
 Letters: R predictions, n contexts, B images, Q mask queries, K texts.
 """

@@ -1,4 +1,4 @@
-"""The training losses: class, mask, dice and mask-to-text (paper, section 3.4; Mask2Former, section 3).
+"""The training losses: class, mask, dice and mask-to-text (those of Mask2Former, and the paper's own).
 
 Letters: R predictions (one per decoder layer), B images, Q mask queries, C classes, K = C + 1, n contexts, N matched
 masks of one image in all predictions, P points.

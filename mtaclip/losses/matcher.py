@@ -1,4 +1,4 @@
-"""Bipartite matching of mask queries with the classes that an image holds (DETR; Mask2Former, section 3).
+"""Bipartite matching of mask queries with the classes that an image holds (DETR; Mask2Former).
 
 Letters: R predictions (one per decoder layer), B images, Q mask queries, K classes with no-object, d width,
 G classes in an image, P points.

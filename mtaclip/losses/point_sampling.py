@@ -1,4 +1,4 @@
-"""Points instead of whole masks (PointRend; Mask2Former, section 3.3).
+"""Points instead of whole masks (PointRend; Mask2Former).
 
 Letters: B images, N masks, P points. A point is (x, y) in 0..1 over the image, (0, 0) its upper left
 corner; everything outside the image is zero. Sampling is bilinear with pixel centres at (i + 0.5) / size.

@@ -1,4 +1,4 @@
-"""The mask-text decoder: mask queries and text queries look at the image and at each other (paper, section 3.2).
+"""The paper's "Mask-Text Decoder": mask queries and text queries look at the image and at each other.
 
 Letters: B images, Q mask queries, C classes, K = C + 1 texts (the last is the no-object text), n contexts,
 T = Q + n*K tokens, d decoder width, D CLIP embedding width, L layers, R recorded predictions (one after each layer,

@@ -1,4 +1,4 @@
-"""Pixel decoder: deformable attention over strides 32, 16, 8 and one FPN step to stride 4 (Mask2Former, section 3.3).
+"""Pixel decoder: deformable attention over strides 32, 16, 8 and one FPN step to stride 4 (Mask2Former's).
 
 Letters: B images, H, W input size, d width, S pixels of the three levels together, M heads, P sampling points.
 """

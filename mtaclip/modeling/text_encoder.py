@@ -1,4 +1,4 @@
-"""The text side: class texts read by CLIP's frozen text tower behind learned contexts (paper, section 3.3).
+"""The paper's "Mask-Text Prompt Learning": class texts read by CLIP's frozen text tower behind learned contexts.
 
 Letters: n contexts (prompts) of c learned vectors, K texts (C classes and the no-object text), t tokens of a class
 text, W width of the text tower, D width of CLIP's embedding space.

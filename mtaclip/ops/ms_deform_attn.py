@@ -1,4 +1,4 @@
-"""The Python face of multi-scale deformable attention (Deformable DETR, section 4.1).
+"""The Python face of multi-scale deformable attention (Deformable DETR).
 
 Letters: B images, L levels, S = sum of the levels' pixels, N queries, M heads, D channels per head, P points.
 """
