@@ -147,6 +147,14 @@ class Trainer(DefaultTrainer):
             _logger.warning("--resume: no checkpoint in %s, starting at iteration 0.", self.cfg.OUTPUT_DIR)
         super().resume_or_load(resume)
 
+    def state_dict(self) -> dict:
+        """Iteration and hooks; the checkpointer stores optimizer, schedule and loss scale beside them."""
+        return TrainerBase.state_dict(self)
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Restore what `state_dict` gave."""
+        TrainerBase.load_state_dict(self, state_dict)
+
     def build_hooks(self) -> list[hooks.HookBase]:
         """Timing, schedule, checkpoints, evaluation, best checkpoint, writers, in this order."""
         cfg = self.cfg

@@ -1,0 +1,116 @@
+"""The whole model through real configs: gradients, edge cases, sizes, autocast."""
+
+import pytest
+import torch
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+
+from mtaclip.data.vocabulary import load_vocabulary
+from mtaclip.engine import Trainer, setup_cfg
+
+SMALL = [
+    "INPUT.CROP.SIZE", "(64,96)",
+    "MODEL.MTACLIP.LOSS.NUM_POINTS", "64",
+    "MODEL.MTACLIP.DECODER.NUM_QUERIES", "8",
+]  # fmt: skip
+
+
+@pytest.fixture
+def build(config_path):
+    def make(method="mtaclip", *options):
+        torch.manual_seed(0)
+        return Trainer.build_model(
+            setup_cfg(config_path(f"miniature/{method}_tiny.yaml"), [*SMALL, *options], device="cpu")
+        )
+
+    return make
+
+
+def sample(height=64, width=96, labels=(0, 7, 255)):
+    generator = torch.Generator().manual_seed(height)
+    choices = torch.tensor(labels, dtype=torch.uint8)
+    return {
+        "image": torch.randint(0, 256, (3, height, width), generator=generator, dtype=torch.uint8),
+        "sem_seg": choices[torch.randint(len(labels), (height, width), generator=generator)],
+    }
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=["float32", "bf16"])
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("mtaclip", ()),
+        ("mtaclip", ("MODEL.MTACLIP.CONTRASTIVE.LEARN_TEMPERATURE", "True")),
+        ("mask2former", ()),
+    ],
+)
+@pytest.mark.parametrize("labels", [(0, 7, 255), (255,), tuple(range(19))], ids=["some", "none", "more than queries"])
+def test_every_trained_parameter_gets_a_finite_gradient(build, method, options, labels, dtype):
+    model = build(method, *options)
+    with torch.autocast("cpu", dtype, enabled=dtype is not None):
+        losses = model([sample(labels=labels), sample(labels=labels)])
+    sum(losses.values()).backward()
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    assert [name for name, p in trained.items() if p.grad is None or not p.grad.isfinite().all()] == []
+    frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
+    assert all(name.startswith("texts.encoder.") for name in frozen)
+
+
+@torch.no_grad()
+def test_scores_have_the_asked_size_whatever_the_image_has(build):
+    model = build().eval()
+    inputs = [sample(50, 75) | {"height": 101, "width": 152}, sample(64, 97)]
+    results = model(inputs)
+    assert [tuple(r["sem_seg"].shape) for r in results] == [(19, 101, 152), (19, 64, 97)]
+    alone = model(inputs[:1])
+    torch.testing.assert_close(alone[0]["sem_seg"], results[0]["sem_seg"])
+
+
+@torch.no_grad()
+def test_one_large_window_is_the_whole_image(build):
+    whole = build().eval()
+    window = build("mtaclip", "TEST.SLIDING_WINDOW.ENABLED", "True").eval()
+    image = [sample()]
+    torch.testing.assert_close(window(image)[0]["sem_seg"], whole(image)[0]["sem_seg"])
+
+
+def test_small_crops_are_padded_and_large_ones_refused(build):
+    model = build()
+    assert all(value.isfinite() for value in model([sample(40, 96), sample(64, 30)]).values())
+    with pytest.raises(ValueError, match=r"65 x 96.*INPUT\.CROP\.SIZE \(64, 96\)"):
+        model([sample(65, 96)])
+
+
+@torch.no_grad()
+def test_renaming_classes_in_another_order_permutes_the_text_side(build):
+    model = build().eval()
+    before = model.texts()
+    names = load_vocabulary("cityscapes", 19)
+    model.texts.set_texts([*reversed(names), "none"])
+    torch.testing.assert_close(model.texts()[:, :-1], before[:, :-1].flip(1))
+
+
+class Pyramid(Backbone):
+    """A backbone from outside the project, under its own map names."""
+
+    def __init__(self):
+        super().__init__()
+        self.convs = torch.nn.ModuleDict({f"p{i}": torch.nn.Conv2d(3, 8, 1, stride=2**i) for i in range(2, 6)})
+
+    def output_shape(self):
+        return {name: ShapeSpec(channels=8, stride=2 ** int(name[1])) for name in self.convs}
+
+    def forward(self, images):
+        return {name: conv(images) for name, conv in self.convs.items()}
+
+
+def build_test_pyramid(cfg, input_shape):
+    return Pyramid()
+
+
+def test_any_detectron2_backbone_works(build):
+    if "build_test_pyramid" not in BACKBONE_REGISTRY:
+        BACKBONE_REGISTRY.register(build_test_pyramid)
+    options = ["MODEL.BACKBONE.NAME", "build_test_pyramid", "MODEL.SEM_SEG_HEAD.IN_FEATURES", "['p2','p3','p4','p5']"]
+    losses = build("mtaclip", *options)([sample()])
+    assert all(value.isfinite() for value in losses.values())
