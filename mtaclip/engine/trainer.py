@@ -172,7 +172,9 @@ class Trainer(DefaultTrainer):
 
         found.append(hooks.EvalHook(cfg.TEST.EVAL_PERIOD, evaluate))
         if comm.is_main_process():
-            found.append(SaveBest(self.checkpointer, "sem_seg/mIoU"))
+            several = len(cfg.DATASETS.TEST) > 1  # Detectron2 then puts the dataset before the name of a score
+            prefix = f"{cfg.DATASETS.TEST[0]}/" if several else ""
+            found.append(SaveBest(self.checkpointer, f"{prefix}sem_seg/mIoU"))
             found.append(hooks.PeriodicWriter(self.build_writers(), period=20))
         return found
 
