@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from mtaclip.modeling.layers import NUM_LEVELS, FeedForward, sine_position, xavier_normal_matrices
 from mtaclip.ops import ms_deform_attn
 
-NORM_GROUPS = 32
-
 
 class DeformableAttention(nn.Module):
     """Self-attention of every pixel to a few sampled pixels on every level.
@@ -104,6 +102,7 @@ class PixelDecoder(nn.Module):
         heads: attention heads.
         points: sampling points per head and level.
         ffn_dim: hidden width of the feed-forward blocks.
+        norm_groups: groups of every GroupNorm.
     """
 
     def __init__(
@@ -115,6 +114,7 @@ class PixelDecoder(nn.Module):
         heads: int = 8,
         points: int = 4,
         ffn_dim: int = 1024,
+        norm_groups: int = 32,
     ) -> None:
         super().__init__()
         by_stride = {shape.stride: (name, shape.channels) for name, shape in input_shape.items()}
@@ -123,21 +123,21 @@ class PixelDecoder(nn.Module):
                 "MODEL.SEM_SEG_HEAD.IN_FEATURES must name maps of strides 4, 8, 16 and 32, got "
                 f"{ {name: shape.stride for name, shape in input_shape.items()} }."
             )
-        if dim % NORM_GROUPS or dim % heads:
+        if dim % norm_groups or dim % heads:
             raise ValueError(
-                f"MODEL.MTACLIP.HIDDEN_DIM {dim} must be a multiple of {NORM_GROUPS} and of {heads} heads."
+                f"MODEL.MTACLIP.HIDDEN_DIM {dim} must be a multiple of {norm_groups} and of {heads} heads."
             )
         self.fine_level = by_stride[4][0]
         self.coarse_levels = [by_stride[stride][0] for stride in (32, 16, 8)]
         self.input_projections = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(by_stride[stride][1], dim, 1), nn.GroupNorm(NORM_GROUPS, dim))
+            nn.Sequential(nn.Conv2d(by_stride[stride][1], dim, 1), nn.GroupNorm(norm_groups, dim))
             for stride in (32, 16, 8)
         )
         self.level_embedding = nn.Parameter(torch.empty(NUM_LEVELS, dim))
         self.layers = nn.ModuleList(EncoderLayer(dim, heads, points, ffn_dim) for _ in range(layers))
-        self.lateral = nn.Sequential(nn.Conv2d(by_stride[4][1], dim, 1, bias=False), nn.GroupNorm(NORM_GROUPS, dim))
+        self.lateral = nn.Sequential(nn.Conv2d(by_stride[4][1], dim, 1, bias=False), nn.GroupNorm(norm_groups, dim))
         self.output = nn.Sequential(
-            nn.Conv2d(dim, dim, 3, padding=1, bias=False), nn.GroupNorm(NORM_GROUPS, dim), nn.ReLU(inplace=True)
+            nn.Conv2d(dim, dim, 3, padding=1, bias=False), nn.GroupNorm(norm_groups, dim), nn.ReLU(inplace=True)
         )
         self.mask_features = nn.Conv2d(dim, dim, 1)
         self._reset_parameters()

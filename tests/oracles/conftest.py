@@ -58,6 +58,7 @@ class Head(torch.nn.Module):
             heads=config["num_heads"],
             points=config["num_points_deform"],
             ffn_dim=config["enc_ffn"],
+            norm_groups=config["gn_groups"],
         )
         self.decoder = MaskTextDecoder(
             num_classes=config["num_classes"],

@@ -52,6 +52,7 @@ def build(golden: dict) -> MTACLIP:
             heads=head["num_heads"],
             points=head["num_points_deform"],
             ffn_dim=head["enc_ffn"],
+            norm_groups=head["gn_groups"],
         ),
         decoder=MaskTextDecoder(
             num_classes=head["num_classes"],

@@ -108,6 +108,8 @@ REAL = [
     "SOLVER.IMS_PER_BATCH", "1",
     "INPUT.CROP.SIZE", "(128,256)",
     "MODEL.CLIP.PRETRAINED", "",
+    "INPUT.MIN_SIZE_TEST", "128",
+    "INPUT.MAX_SIZE_TEST", "256",
 ]  # fmt: skip
 
 
