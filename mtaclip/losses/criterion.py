@@ -85,11 +85,11 @@ class Criterion(nn.Module):
             assigned = self.matcher(predictions, targets, self.points.for_matching(len(targets), device))
             labels = assigned.to(device, non_blocking=True)
             weights = self.class_weights[labels]
-            weight_sum = weights.sum(dim=(1, 2))
+            weight_sum = weights.sum(dim=(1, 2)) + torch.finfo(torch.float32).eps  # as in the released code
             mask_divisor = self._mask_divisor(weight_sum, assigned)
 
             ce = F.cross_entropy(predictions.class_logits.float().flatten(0, 2), labels.flatten(), reduction="none")
-            ce = (ce.view_as(weights) * weights).sum(dim=(1, 2)) / (weight_sum + torch.finfo(torch.float32).eps)
+            ce = (ce.view_as(weights) * weights).sum(dim=(1, 2)) / weight_sum
             bce, dice = self._mask_losses(predictions, targets, assigned)
             losses = {
                 "loss_ce": self.class_loss_weight * ce,

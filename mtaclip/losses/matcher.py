@@ -97,7 +97,7 @@ class HungarianMatcher:
             raise FloatingPointError(_name_culprit(predictions))
         assigned = torch.full((count, batch, queries), num_labels - 1, dtype=torch.long)
         for image, block in enumerate(flat.split([queries * len(c) for c in targets.classes], dim=1)):
-            for index, cost in enumerate(block.view(count, queries, -1).numpy()):
+            for index, cost in enumerate(block.view(count, queries, len(targets.classes[image])).numpy()):
                 rows, columns = linear_sum_assignment(cost)
                 assigned[index, image, rows] = targets.classes[image][columns]
         return assigned
