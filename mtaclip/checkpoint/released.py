@@ -15,7 +15,7 @@ _RULES: list[tuple[str, str | None]] = [
     (r"backbone\.conv1\.weight$", "{patch}"),
     (r"backbone\.(class_embedding|positional_embedding|ln_pre\..+)$", r"backbone.\1"),
     (r"backbone\.transformer\.resblocks\.(.+)", r"backbone.blocks.\1"),
-    (r"backbone\.fpn([1-4])\.(.+)", r"backbone.pyramid.res{next}.\2"),
+    *((rf"backbone\.fpn{i}\.(.+)", rf"backbone.pyramid.res{i + 1}.\1") for i in range(1, 5)),
     (r"backbone\.(.+)", r"backbone.tower.\1"),
     (r"decode_head\.(lang_embed|visual_emb_proj)\..+", None),
     (r"decode_head\.pixel_decoder\.input_convs\.(\d)\.conv\.(.+)", r"pixel_decoder.input_projections.\1.0.\2"),
@@ -103,7 +103,5 @@ def released_name(key: str, is_vit: bool) -> str | None:
             return None
         if replacement == "{patch}":
             return "backbone.patch_embedding.weight" if is_vit else "backbone.tower.conv1.weight"
-        if "{next}" in replacement:
-            replacement = replacement.replace("{next}", str(int(match[1]) + 1))
         return match.expand(replacement)
     raise ValueError(f"Tensor {key!r} is not part of a released MTA-CLIP checkpoint.")

@@ -55,11 +55,24 @@ def get_records(names: Sequence[str]) -> list[Record]:
     if isinstance(names, str) or not names:
         raise ValueError(f"DATASETS needs a list of one or more dataset names, got {names!r}: for example {_known()}.")
     for name in names:
-        if name not in DatasetCatalog:
-            raise ValueError(
-                f"dataset '{name}' is not registered: use one of {_known()}, or register your own in DatasetCatalog."
-            )
+        check_registered(name)
     return [record for name in names for record in DatasetCatalog.get(name)]
+
+
+def check_registered(name: str, key: str = "DATASETS") -> None:
+    """Raise if no dataset has a name.
+
+    Args:
+        name: as in DATASETS.TRAIN or DATASETS.TEST.
+        key: where the name stands, for the message.
+
+    Raises:
+        ValueError: the name is not registered.
+    """
+    if name not in DatasetCatalog:
+        raise ValueError(
+            f"{key}: dataset '{name}' is not registered: use one of {_known()}, or register your own in DatasetCatalog."
+        )
 
 
 def load_cityscapes(split: str) -> list[Record]:

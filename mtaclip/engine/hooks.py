@@ -2,10 +2,14 @@
 
 import logging
 import math
+from pathlib import Path
 
 from detectron2.engine import HookBase
 
 from mtaclip.checkpoint import Checkpointer
+from mtaclip.checkpoint.loading import read_checkpoint
+
+_BEST = "model_best"
 
 
 class SaveBest(HookBase):
@@ -24,13 +28,11 @@ class SaveBest(HookBase):
         self._best = -math.inf
         self._seen = -1
 
-    def state_dict(self) -> dict[str, float]:
-        """The best score so far."""
-        return {"best": self._best}
-
-    def load_state_dict(self, state: dict[str, float]) -> None:
-        """Go on from a saved score."""
-        self._best = state["best"]
+    def before_train(self) -> None:
+        """Where a run goes on, so does the comparison: the file says how good it is."""
+        file = Path(self._checkpointer.save_dir) / f"{_BEST}.pth"
+        if self.trainer.start_iter > 0 and file.is_file():
+            self._best = read_checkpoint(file)["score"]
 
     def _check(self) -> None:
         value, iteration = self.trainer.storage.latest().get(self._metric, (-math.inf, -1))
@@ -39,8 +41,8 @@ class SaveBest(HookBase):
         self._seen = iteration
         if value > self._best:
             self._best = value
-            self._checkpointer.save("model_best", tag=False, iteration=self.trainer.iter)
-            logging.getLogger(__name__).info("%s %.2f is the best so far: saved model_best.pth", self._metric, value)
+            self._checkpointer.save(_BEST, tag=False, iteration=self.trainer.iter, score=value)
+            logging.getLogger(__name__).info("%s %.2f is the best so far: saved %s.pth", self._metric, value, _BEST)
 
     def after_step(self) -> None:
         """Look for a new score."""

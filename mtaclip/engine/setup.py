@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
-from detectron2.data import DatasetCatalog
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 
 from mtaclip.config import add_mtaclip_config
 from mtaclip.data.build import check_dataset
+from mtaclip.data.datasets import check_registered
 from mtaclip.engine.optimizer import check_solver
 
 
@@ -67,9 +67,7 @@ def check_cfg(cfg: CfgNode) -> None:
     _check_name("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, BACKBONE_REGISTRY)
     for key, names in (("DATASETS.TRAIN", cfg.DATASETS.TRAIN), ("DATASETS.TEST", cfg.DATASETS.TEST)):
         for name in names:
-            if name not in DatasetCatalog:
-                known = sorted(n for n in DatasetCatalog.list() if "sem_seg" in n)
-                raise ValueError(f"{key}: {name!r} is not a registered dataset; semantic ones are {known}.")
+            check_registered(name, key)
             check_dataset(name, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)
     check_solver(cfg)
 
