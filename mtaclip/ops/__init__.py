@@ -1,5 +1,5 @@
 """Multi-scale deformable attention: one function, whatever computes it."""
 
-from mtaclip.ops.ms_deform_attn import ms_deform_attn
+from mtaclip.ops.ms_deform_attn import ms_deform_attn, ms_deform_attn_classic
 
-__all__ = ["ms_deform_attn"]
+__all__ = ["ms_deform_attn", "ms_deform_attn_classic"]

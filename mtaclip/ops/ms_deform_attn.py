@@ -1,13 +1,34 @@
-"""The Python face of multi-scale deformable attention (Deformable DETR).
+"""The Python face of multi-scale deformable attention (Deformable DETR), and the choice of what computes it.
 
 Letters: B images, L levels, S = sum of the levels' pixels, N queries, M heads, D channels per head, P points.
+
+Three implementations have the same results: "compiled" (mtaclip/ops/csrc), "pytorch" (fast without a compiler) and
+"reference" (the plainest). The environment variable MTACLIP_OPS names one to use whatever the tensors are.
 """
 
-from collections.abc import Sequence
+import functools
+import logging
+import os
+from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
-from mtaclip.ops.reference import ms_deform_attn_reference
+from mtaclip.ops import library
+from mtaclip.ops.pytorch import ms_deform_attn_classic_pytorch, ms_deform_attn_pytorch
+from mtaclip.ops.reference import ms_deform_attn_classic_reference, ms_deform_attn_reference, precise_type
+
+IMPLEMENTATIONS = ("compiled", "pytorch", "reference")
+
+
+def _forced() -> str:
+    name = os.environ.get("MTACLIP_OPS", "")
+    if name and name not in IMPLEMENTATIONS:
+        raise ValueError(f"MTACLIP_OPS must be one of {', '.join(IMPLEMENTATIONS)} or unset, got {name!r}.")
+    return name
+
+
+FORCED = _forced()
 
 
 def ms_deform_attn(
@@ -18,6 +39,9 @@ def ms_deform_attn(
     attention_logits: Tensor,
 ) -> Tensor:
     """Sample every level around each query's reference point and sum the samples with softmaxed weights.
+
+    Coordinates, softmax and sums are float32 (float64 for float64 values) whatever the data type of `value`; under
+    autocast, float32 values are taken in autocast's type.
 
     Args:
         value: (B, S, M, D) the levels' pixels, row by row, levels one after another.
@@ -31,33 +55,127 @@ def ms_deform_attn(
         pixel centres (a location of 0.5 / width is the first pixel's).
 
     Raises:
-        ValueError: a shape does not fit the others; the message names the argument.
+        ValueError: a shape, data type or device does not fit the others; the message names the argument.
     """
-    _check_shapes(value, spatial_shapes, reference_points, sampling_offsets, attention_logits)
-    return ms_deform_attn_reference(value, spatial_shapes, reference_points, sampling_offsets, attention_logits)
-
-
-def _check_shapes(
-    value: Tensor,
-    spatial_shapes: Sequence[tuple[int, int]],
-    reference_points: Tensor,
-    sampling_offsets: Tensor,
-    attention_logits: Tensor,
-) -> None:
-    if value.dim() != 4 or sampling_offsets.dim() != 6:
-        raise ValueError(
-            "ms_deform_attn: value must be (B, S, M, D) and sampling_offsets (B, N, M, L, P, 2), "
-            f"got {tuple(value.shape)} and {tuple(sampling_offsets.shape)}."
-        )
-    batch, pixels, heads, _ = value.shape
+    _check_value("ms_deform_attn", value, spatial_shapes, "sampling_offsets", sampling_offsets)
     queries, levels, points = sampling_offsets.shape[1], sampling_offsets.shape[3], sampling_offsets.shape[4]
-    if sum(h * w for h, w in spatial_shapes) != pixels:
-        raise ValueError(f"ms_deform_attn: value has {pixels} pixels, spatial_shapes {list(spatial_shapes)} do not.")
+    heads = value.shape[2]
     expected = {
         "reference_points": (reference_points, (queries, 2)),
-        "sampling_offsets": (sampling_offsets, (batch, queries, heads, len(spatial_shapes), points, 2)),
-        "attention_logits": (attention_logits, (batch, queries, heads, levels * points)),
+        "sampling_offsets": (sampling_offsets, (value.shape[0], queries, heads, len(spatial_shapes), points, 2)),
+        "attention_logits": (attention_logits, (value.shape[0], queries, heads, levels * points)),
     }
+    _check("ms_deform_attn", value, expected)
+    value = _autocast(value)
+    chosen = implementation(value)
+    if chosen == "reference":
+        return ms_deform_attn_reference(value, spatial_shapes, reference_points, sampling_offsets, attention_logits)
+    if chosen == "pytorch":
+        return ms_deform_attn_pytorch(value, spatial_shapes, reference_points, sampling_offsets, attention_logits)
+    precise = precise_type(value)
+    return torch.ops.mtaclip.ms_deform_attn(
+        value,
+        reference_points.to(precise),
+        sampling_offsets.to(precise),
+        attention_logits.to(precise),
+        [size for shape in spatial_shapes for size in shape],
+    )
+
+
+def ms_deform_attn_classic(
+    value: Tensor, spatial_shapes: Sequence[tuple[int, int]], sampling_locations: Tensor, attention_weights: Tensor
+) -> Tensor:
+    """Deformable DETR's form: finished locations and weights.
+
+    Args:
+        value: (B, S, M, D) the levels' pixels, row by row, levels one after another.
+        spatial_shapes: (height, width) of each of the L levels.
+        sampling_locations: (B, N, M, L, P, 2) as (x, y), 0..1 over the image; keep them float32.
+        attention_weights: (B, N, M, L, P).
+
+    Returns:
+        (B, N, M * D), in the data type of `value`; precision and borders are those of `ms_deform_attn`.
+
+    Raises:
+        ValueError: a shape, data type or device does not fit the others; the message names the argument.
+    """
+    _check_value("ms_deform_attn_classic", value, spatial_shapes, "sampling_locations", sampling_locations)
+    queries, points = sampling_locations.shape[1], sampling_locations.shape[4]
+    shape = (value.shape[0], queries, value.shape[2], len(spatial_shapes), points)
+    expected = {
+        "sampling_locations": (sampling_locations, (*shape, 2)),
+        "attention_weights": (attention_weights, shape),
+    }
+    _check("ms_deform_attn_classic", value, expected)
+    value = _autocast(value)
+    chosen = implementation(value)
+    if chosen == "reference":
+        return ms_deform_attn_classic_reference(value, spatial_shapes, sampling_locations, attention_weights)
+    if chosen == "pytorch":
+        return ms_deform_attn_classic_pytorch(value, spatial_shapes, sampling_locations, attention_weights)
+    precise = precise_type(value)
+    sizes = [size for shape in spatial_shapes for size in shape]
+    return torch.ops.mtaclip.ms_deform_attn_classic(
+        value, sampling_locations.to(precise), attention_weights.to(precise), sizes
+    )
+
+
+def implementation(value: Tensor) -> str:
+    """What computes with tensors like `value`: one of `IMPLEMENTATIONS`.
+
+    Raises:
+        RuntimeError: MTACLIP_OPS asks for the compiled part, and it cannot be used.
+    """
+    usable = library.compiled(value)
+    if FORCED == "compiled" and not usable:
+        raise RuntimeError(f"MTACLIP_OPS=compiled cannot be followed: {_why_not(value)}")
+    if FORCED:
+        return FORCED
+    if usable:
+        return "compiled"
+    if not torch.compiler.is_compiling():
+        _say_once(_why_not(value))
+    return "pytorch" if value.device.type == "cpu" else "reference"
+
+
+def _why_not(value: Tensor) -> str:
+    if value.device.type == "cpu" and library.PROBLEM:
+        return library.PROBLEM
+    return f"The compiled operator does not take {value.dtype} on the device type {value.device.type!r}."
+
+
+@functools.cache
+def _say_once(reason: str) -> None:
+    logging.getLogger(__name__).warning("%s Deformable attention runs in plain PyTorch.", reason)
+
+
+def _autocast(value: Tensor) -> Tensor:
+    device = value.device.type
+    if value.dtype == torch.float32 and torch.is_autocast_enabled(device):
+        return value.to(torch.get_autocast_dtype(device))
+    return value
+
+
+def _check_value(
+    entry: str, value: Tensor, spatial_shapes: Sequence[tuple[int, int]], name: str, positions: Tensor
+) -> None:
+    if value.dim() != 4 or positions.dim() != 6:
+        raise ValueError(
+            f"{entry}: value must be (B, S, M, D) and {name} (B, N, M, L, P, 2), "
+            f"got {tuple(value.shape)} and {tuple(positions.shape)}."
+        )
+    if not value.dtype.is_floating_point:
+        raise ValueError(f"{entry}: value must have a floating-point data type, got {value.dtype}.")
+    pixels = value.shape[1]
+    if sum(h * w for h, w in spatial_shapes) != pixels:
+        raise ValueError(f"{entry}: value has {pixels} pixels, spatial_shapes {list(spatial_shapes)} do not.")
+
+
+def _check(entry: str, value: Tensor, expected: Mapping[str, tuple[Tensor, tuple[int, ...]]]) -> None:
     for name, (tensor, shape) in expected.items():
         if tuple(tensor.shape) != shape:
-            raise ValueError(f"ms_deform_attn: {name} must have shape {shape}, got {tuple(tensor.shape)}.")
+            raise ValueError(f"{entry}: {name} must have shape {shape}, got {tuple(tensor.shape)}.")
+        if not tensor.dtype.is_floating_point:
+            raise ValueError(f"{entry}: {name} must have a floating-point data type, got {tensor.dtype}.")
+        if tensor.device != value.device:
+            raise ValueError(f"{entry}: {name} must be on the device of value, {value.device}, got {tensor.device}.")

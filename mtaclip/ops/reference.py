@@ -14,25 +14,56 @@ def ms_deform_attn_reference(
     sampling_offsets: Tensor,
     attention_logits: Tensor,
 ) -> Tensor:
+    """The fused entry; arguments and result are those of `mtaclip.ops.ms_deform_attn`.
+
+    Coordinates and the softmax are computed in float32 (float64 for float64 input) whatever the data type of `value`
+    and of autocast.
+    """
+    locations, weights = locations_and_weights(
+        value, spatial_shapes, reference_points, sampling_offsets, attention_logits
+    )
+    return ms_deform_attn_classic_reference(value, spatial_shapes, locations, weights)
+
+
+def ms_deform_attn_classic_reference(
+    value: Tensor, spatial_shapes: Sequence[tuple[int, int]], sampling_locations: Tensor, attention_weights: Tensor
+) -> Tensor:
     """Level by level with `grid_sample`, so that one level's samples are alive at a time.
 
-    Arguments and result are those of `mtaclip.ops.ms_deform_attn`. Coordinates and the softmax are computed in
-    float32 (float64 for float64 input) whatever the data type of `value` and of autocast.
+    Arguments and result are those of `mtaclip.ops.ms_deform_attn_classic`; sums are in float32 or float64.
     """
     batch, _, heads, channels = value.shape
-    queries, levels, points = sampling_offsets.shape[1], sampling_offsets.shape[3], sampling_offsets.shape[4]
+    queries = sampling_locations.shape[1]
     with torch.autocast(value.device.type, enabled=False):
-        precise = torch.promote_types(value.dtype, torch.float32)
-        weights = attention_logits.to(precise).softmax(-1)
-        weights = weights.view(batch, queries, heads, levels, points).permute(0, 2, 1, 3, 4).flatten(0, 1)
-        centres = reference_points.to(precise)[None, :, None, None]
+        precise = precise_type(value)
+        weights = attention_weights.to(precise).permute(0, 2, 1, 3, 4).flatten(0, 1)
         output = value.new_zeros((batch * heads, channels, queries), dtype=precise)
         maps = value.to(precise).split([h * w for h, w in spatial_shapes], dim=1)
         for level, (height, width) in enumerate(spatial_shapes):
             pixels = maps[level].permute(0, 2, 3, 1).reshape(batch * heads, channels, height, width)
-            size = centres.new_tensor((width, height))
-            locations = centres + sampling_offsets[:, :, :, level].to(precise) / size
-            grid = (2 * locations - 1).transpose(1, 2).flatten(0, 1)
+            grid = (2 * sampling_locations[:, :, :, level].to(precise) - 1).transpose(1, 2).flatten(0, 1)
             samples = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
             output = output + (samples * weights[:, None, :, level]).sum(-1)
     return output.view(batch, heads * channels, queries).transpose(1, 2).to(value.dtype)
+
+
+def locations_and_weights(
+    value: Tensor,
+    spatial_shapes: Sequence[tuple[int, int]],
+    reference_points: Tensor,
+    sampling_offsets: Tensor,
+    attention_logits: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """What the classic entry takes, from what the fused one takes: (B, N, M, L, P, 2) in 0..1 and (B, N, M, L, P)."""
+    precise = precise_type(value)
+    with torch.autocast(value.device.type, enabled=False):
+        centres = reference_points.to(precise)[None, :, None, None, None]
+        sizes = centres.new_tensor([(w, h) for h, w in spatial_shapes])[:, None]
+        locations = centres + sampling_offsets.to(precise) / sizes
+        weights = attention_logits.to(precise).softmax(-1).view(sampling_offsets.shape[:-1])
+    return locations, weights
+
+
+def precise_type(value: Tensor) -> torch.dtype:
+    """The data type of coordinates, weights and sums: float64 for float64 values, else float32."""
+    return torch.promote_types(value.dtype, torch.float32)
