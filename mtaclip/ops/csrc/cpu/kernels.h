@@ -51,9 +51,10 @@ void run(const Problem& p, int64_t count, int64_t grain, const F& body) {
 
 inline void refuse(bool& ok) { __atomic_store_n(&ok, false, __ATOMIC_RELAXED); }
 
-template <class V, class T>
+template <class V, class T, int D>
 void pack(const Problem& p) {
   constexpr int64_t kRows = 16;
+  const int64_t channels = D == 0 ? p.channels : D;
   const int64_t blocks = (p.pixels + kRows - 1) / kRows, stride = slice_stride<T>(p), width = padded_channels(p);
   const V* value = static_cast<const V*>(p.value);
   T* packed = static_cast<T*>(p.scratch);
@@ -64,7 +65,8 @@ void pack(const Problem& p) {
       for (int64_t m = 0; m < p.heads; ++m) {
         T* slice = packed + (image * p.heads + m) * stride;
         for (int64_t s = first; s < last; ++s) {
-          widen_row(value + ((image * p.pixels + s) * p.heads + m) * p.channels, slice + s * width, p.channels, width);
+          widen_row(value + ((image * p.pixels + s) * p.heads + m) * channels, slice + s * width, channels,
+                    D == 0 ? width : D);
         }
         if (last == p.pixels) __builtin_memset(slice + p.pixels * width, 0, width * sizeof(T));
       }
@@ -72,12 +74,12 @@ void pack(const Problem& p) {
   });
 }
 
-template <class V, class T>
+template <class V, class T, int D>
 void unpack(const Problem& p, const T* slice, int64_t unit, int64_t first, int64_t last) {
   const int64_t image = unit / p.heads, m = unit % p.heads, width = padded_channels(p);
   V* grad = static_cast<V*>(p.grad_value);
   for (int64_t s = first; s < last; ++s) {
-    narrow_row(slice + s * width, grad + ((image * p.pixels + s) * p.heads + m) * p.channels, p.channels);
+    narrow_row(slice + s * width, grad + ((image * p.pixels + s) * p.heads + m) * p.channels, D == 0 ? p.channels : D);
   }
 }
 
@@ -91,7 +93,7 @@ inline void prefetch_inputs(const Problem& p, int64_t i, int64_t count) {
 
 template <class V, class T, int D>
 bool forward(const Problem& p) {
-  pack<V, T>(p);
+  pack<V, T, D>(p);
   const int64_t queries = p.batch * p.queries, width = padded_channels(p), stride = slice_stride<T>(p);
   const T* packed = static_cast<const T*>(p.scratch);
   V* output = static_cast<V*>(p.output);
@@ -178,7 +180,7 @@ bool backward_by_head(const Problem& p) {
       __builtin_memset(space.slice(), 0, (p.pixels + 1) * width * sizeof(T));
       backward_queries<V, T, D>(p, t, space.grad(), unit, 0, p.queries, packed + unit * stride, space.slice(), 0,
                                 t.count);
-      unpack<V, T>(p, space.slice(), unit, 0, p.pixels);
+      unpack<V, T, D>(p, space.slice(), unit, 0, p.pixels);
     }
   });
   return ok;
@@ -211,7 +213,7 @@ bool backward_by_level(const Problem& p) {
       __builtin_memset(space.slice() + p.pixels * width, 0, width * sizeof(T));
       backward_queries<V, T, D>(p, t, space.grad(), unit, 0, p.queries, nullptr, space.slice(), level * p.points,
                                 (level + 1) * p.points);
-      unpack<V, T>(p, space.slice(), unit, first, first + rows);
+      unpack<V, T, D>(p, space.slice(), unit, first, first + rows);
     }
   });
   return ok;
@@ -219,7 +221,7 @@ bool backward_by_level(const Problem& p) {
 
 template <class V, class T, int D>
 bool backward(const Problem& p) {
-  pack<V, T>(p);
+  pack<V, T, D>(p);
   return p.threads > p.batch * p.heads ? backward_by_level<V, T, D>(p) : backward_by_head<V, T, D>(p);
 }
 

@@ -7,28 +7,39 @@ constexpr int64_t kBlock = 16;  // point arrays are padded to multiples of it, s
 
 inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
+// Rows are counted in integers as wide as T, so that vectors of both have the same number of lanes.
+template <class T>
+struct IndexOf {
+  using type = int32_t;
+};
+template <>
+struct IndexOf<double> {
+  using type = int64_t;
+};
+template <class T>
+using Index = typename IndexOf<T>::type;
+
 // Sizes of the level that each point samples, and the work space for one tuple's points.
 template <class T>
 struct Points {
   int64_t count, padded;    // L * P, and with padding
-  int32_t outside;          // the row of zeros
+  Index<T> outside;         // the row of zeros
   T *width, *height;        // of the point's level
-  int32_t *columns, *first;  // its width, and its first pixel's row; heights are compared as T
+  Index<T> *columns, *lines, *first;  // the same in integers, and the level's first row
   T *x, *y, *weight;        // pixels (0 is the first pixel's centre), softmaxed weight
   T *fraction_x, *fraction_y;
-  int32_t* row[4];  // corners: top left, top right, bottom left, bottom right
+  Index<T>* row[4];  // corners: top left, top right, bottom left, bottom right
   T* share[4];      // bilinear share times weight
   T* dots;          // (4, padded, 4) partial dot products with the output's gradient
   T *raw, *more;    // (2 * padded) copies and results
 };
 
-constexpr int64_t kArrays = 11 + 4 + 16 + 4;  // of T, per padded point
-constexpr int64_t kIndices = 2 + 4;           // of int32_t
+constexpr int64_t kArrays = 7 + 4 + 16 + 4 + 3 + 4;  // of a T's size, per padded point
 
 template <class T>
 int64_t points_bytes(const Problem& p) {
   const int64_t padded = round_up(p.levels * p.points, kBlock);
-  return padded * (kArrays * static_cast<int64_t>(sizeof(T)) + kIndices * 4);
+  return padded * kArrays * static_cast<int64_t>(sizeof(T));
 }
 
 template <class T>
@@ -36,7 +47,7 @@ Points<T> make_points(const Problem& p, void* memory) {
   Points<T> t;
   t.count = p.levels * p.points;
   t.padded = round_up(t.count, kBlock);
-  t.outside = static_cast<int32_t>(p.pixels);
+  t.outside = static_cast<Index<T>>(p.pixels);
   T* next = static_cast<T*>(memory);
   auto take = [&](int64_t arrays) {
     T* start = next;
@@ -54,18 +65,20 @@ Points<T> make_points(const Problem& p, void* memory) {
   t.fraction_x = take(1);
   t.fraction_y = take(1);
   for (auto& share : t.share) share = take(1);
-  int32_t* index = reinterpret_cast<int32_t*>(take(0));
-  t.columns = index;
-  t.first = index + t.padded;
-  for (int c = 0; c < 4; ++c) t.row[c] = index + (2 + c) * t.padded;
+  auto take_index = [&] { return reinterpret_cast<Index<T>*>(take(1)); };
+  t.columns = take_index();
+  t.lines = take_index();
+  t.first = take_index();
+  for (auto& row : t.row) row = take_index();
   __builtin_memset(t.dots, 0, 16 * t.padded * sizeof(T));
   int64_t first = 0, level = 0;
   for (int64_t k = 0; k < t.padded; ++k) {
     if (k > 0 && k < t.count && k % p.points == 0) first += p.shapes[2 * level] * p.shapes[2 * level + 1], ++level;
     t.height[k] = static_cast<T>(p.shapes[2 * level]);
     t.width[k] = static_cast<T>(p.shapes[2 * level + 1]);
-    t.columns[k] = static_cast<int32_t>(p.shapes[2 * level + 1]);
-    t.first[k] = static_cast<int32_t>(first);
+    t.lines[k] = static_cast<Index<T>>(p.shapes[2 * level]);
+    t.columns[k] = static_cast<Index<T>>(p.shapes[2 * level + 1]);
+    t.first[k] = static_cast<Index<T>>(first);
   }
   return t;
 }
@@ -101,7 +114,7 @@ struct Exponential<double> {
   static inline double at(double x) { return __builtin_exp(x); }
 };
 
-// Softmax of t.raw[0 .. count) to t.weight.
+// Softmax of the logits to t.weight; `logits` may be read up to t.padded.
 template <class T>
 inline void softmax(const Points<T>& t, const T* logits) {
   T* __restrict weight = t.weight;
@@ -121,38 +134,40 @@ inline void softmax(const Points<T>& t, const T* logits) {
 // Position in pixels to corner rows and shares. Far, infinite and NaN positions are clamped to just outside.
 template <class T>
 inline void locate(const Points<T>& t) {
-  const T *__restrict px = t.x, *__restrict py = t.y, *__restrict pa = t.weight;
-  const T *__restrict width = t.width, *__restrict height = t.height;
-  const int32_t *__restrict columns = t.columns, *__restrict first = t.first;
-  int32_t *__restrict r0 = t.row[0], *__restrict r1 = t.row[1], *__restrict r2 = t.row[2], *__restrict r3 = t.row[3];
-  T *__restrict s0 = t.share[0], *__restrict s1 = t.share[1], *__restrict s2 = t.share[2], *__restrict s3 = t.share[3];
-  T *__restrict fraction_x = t.fraction_x, *__restrict fraction_y = t.fraction_y;
-  const int32_t outside = t.outside;
-  for (int64_t b = 0; b < t.padded; b += kBlock) {
-    for (int64_t k = b; k < b + kBlock; ++k) {
-      T x = px[k] > T(-2) ? px[k] : T(-2);
-      T y = py[k] > T(-2) ? py[k] : T(-2);
-      x = (x < width[k] ? x : width[k]) + T(2);  // >= 0, so that truncation rounds down
-      y = (y < height[k] ? y : height[k]) + T(2);
-      const int32_t whole_x = static_cast<int32_t>(x), whole_y = static_cast<int32_t>(y);
-      const T fx = x - static_cast<T>(whole_x), fy = y - static_cast<T>(whole_y);
-      const int32_t column = whole_x - 1, line = whole_y - 1;  // of the bottom right corner
-      const int32_t rows = static_cast<int32_t>(height[k]);
-      const int32_t corner = first[k] + line * columns[k] + column;
-      const bool left = (column >= 1) & (column <= columns[k]), right = (column >= 0) & (column < columns[k]);
-      const bool top = (line >= 1) & (line <= rows), bottom = (line >= 0) & (line < rows);
-      r3[k] = (right & bottom) ? corner : outside;
-      r2[k] = (left & bottom) ? corner - 1 : outside;
-      r1[k] = (right & top) ? corner - columns[k] : outside;
-      r0[k] = (left & top) ? corner - columns[k] - 1 : outside;
-      const T lower = pa[k] * fy, upper = pa[k] - lower;
-      s3[k] = lower * fx;
-      s2[k] = lower - s3[k];
-      s1[k] = upper * fx;
-      s0[k] = upper - s1[k];
-      fraction_x[k] = fx;
-      fraction_y[k] = fy;
-    }
+  constexpr int N = lanes<T, kBlock>();
+  using V = Vector<T, N>;
+  using I = Vector<Index<T>, N>;
+  const V zero = {}, low = zero - T(2);
+  const I none = {}, outside = none + t.outside;
+  for (int64_t k = 0; k < t.padded; k += N) {
+    const V width = load<T, N>(t.width + k), height = load<T, N>(t.height + k), weight = load<T, N>(t.weight + k);
+    V x = load<T, N>(t.x + k), y = load<T, N>(t.y + k);
+    x = x > low ? x : low;
+    y = y > low ? y : low;
+    x = (x < width ? x : width) + T(2);  // >= 0, so that truncation rounds down
+    y = (y < height ? y : height) + T(2);
+    const I whole_x = __builtin_convertvector(x, I), whole_y = __builtin_convertvector(y, I);
+    const V fx = x - __builtin_convertvector(whole_x, V), fy = y - __builtin_convertvector(whole_y, V);
+    const I column = whole_x - 1, line = whole_y - 1;  // of the bottom right corner
+    const I columns = load<Index<T>, N>(t.columns + k), lines = load<Index<T>, N>(t.lines + k);
+    const I corner = load<Index<T>, N>(t.first + k) + line * columns + column;
+    const I left = (column > 0) & (column <= columns), right = (column >= 0) & (column < columns);
+    const I top = (line > 0) & (line <= lines), bottom = (line >= 0) & (line < lines);
+    const auto put = [&](int c, I inside, I row) {
+      store<Index<T>, N>(t.row[c] + k, (inside & row) | (~inside & outside));
+    };
+    put(3, right & bottom, corner);
+    put(2, left & bottom, corner - 1);
+    put(1, right & top, corner - columns);
+    put(0, left & top, corner - columns - 1);
+    const V lower = weight * fy, upper = weight - lower;
+    const V lower_right = lower * fx, upper_right = upper * fx;
+    store<T, N>(t.share[3] + k, lower_right);
+    store<T, N>(t.share[2] + k, lower - lower_right);
+    store<T, N>(t.share[1] + k, upper_right);
+    store<T, N>(t.share[0] + k, upper - upper_right);
+    store<T, N>(t.fraction_x + k, fx);
+    store<T, N>(t.fraction_y + k, fy);
   }
 }
 
@@ -183,7 +198,7 @@ inline void prepare(const Points<T>& t, const Problem& p, int64_t i) {
     step_x = T(1);
     softmax(t, weights);
   } else {
-    __builtin_memcpy(t.weight, weights, t.padded * sizeof(T));
+    for (int64_t b = 0; b < t.padded; b += kBlock) __builtin_memcpy(t.weight + b, weights + b, kBlock * sizeof(T));
   }
   for (int64_t b = 0; b < t.padded; b += kBlock) {
     if (step_x != T(0)) {
@@ -209,12 +224,14 @@ inline void finish(const Points<T>& t, const Problem& p, int64_t i) {
   const T *__restrict width = t.width, *__restrict height = t.height;
   const int64_t n = 4 * t.padded;
   const T* __restrict dots = t.dots;
-  auto sum = [](const T* four) { return (four[0] + four[1]) + (four[2] + four[3]); };
   const T scaled = p.fused ? T(0) : T(1), plain = T(1) - scaled;
   for (int64_t b = 0; b < t.padded; b += kBlock) {
     for (int64_t k = b; k < b + kBlock; ++k) {
-      const T d0 = sum(dots + 4 * k), d1 = sum(dots + n + 4 * k);
-      const T d2 = sum(dots + 2 * n + 4 * k), d3 = sum(dots + 3 * n + 4 * k);
+      const int64_t at = 4 * k;
+      const T d0 = (dots[at] + dots[at + 1]) + (dots[at + 2] + dots[at + 3]);
+      const T d1 = (dots[at + n] + dots[at + n + 1]) + (dots[at + n + 2] + dots[at + n + 3]);
+      const T d2 = (dots[at + 2 * n] + dots[at + 2 * n + 1]) + (dots[at + 2 * n + 2] + dots[at + 2 * n + 3]);
+      const T d3 = (dots[at + 3 * n] + dots[at + 3 * n + 1]) + (dots[at + 3 * n + 2] + dots[at + 3 * n + 3]);
       const T upper = d1 - d0, lower = d3 - d2;
       const T top = d0 + fraction_x[k] * upper, bottom = d2 + fraction_x[k] * lower;
       const T down = bottom - top;
