@@ -92,8 +92,9 @@ def install(venv: Path, torch_index: str = "") -> None:
 
 
 def digest() -> str:
-    """What the environment is made from: requirement files, this file, project metadata and the checkout's path."""
-    files = [*sorted((ROOT / "requirements").glob("*.txt")), Path(__file__), ROOT / "setup.py"]
+    """What the environment is made from: requirement files, C++ sources, project metadata and the checkout's path."""
+    sources = sorted((ROOT / "mtaclip" / "ops" / "csrc").rglob("*.*"))
+    files = [*sorted((ROOT / "requirements").glob("*.txt")), Path(__file__), ROOT / "setup.py", *sources]
     # The tools' settings ([tool.ruff] and the like) follow the metadata and change nothing in the environment.
     metadata = (ROOT / "pyproject.toml").read_text(encoding="utf-8").split("\n[tool.", 1)[0]
     parts = [str(ROOT), metadata, *(file.name + "\n" + file.read_text(encoding="utf-8") for file in files)]

@@ -59,22 +59,28 @@ def _corners(spatial_shapes: Sequence[tuple[int, int]], locations: Tensor, weigh
     Returns:
         Two tensors (B, N, M, L, P, 4): the pixels' rows, and their shares, zero outside the level.
     """
-    sizes = torch.tensor([(w, h) for h, w in spatial_shapes], device=locations.device)[:, None]
+    precise = locations.dtype
+    widths = torch.tensor([w for _, w in spatial_shapes], device=locations.device)[:, None]
+    heights = torch.tensor([h for h, _ in spatial_shapes], device=locations.device)[:, None]
     starts = [sum(h * w for h, w in spatial_shapes[:level]) for level in range(len(spatial_shapes))]
     start = torch.tensor(starts, device=locations.device)[:, None]
-    # Points far away, infinite or NaN are moved to just outside, where shares and gradients are zero.
-    position = (locations * sizes - 0.5).nan_to_num(nan=-2.0)
-    position = torch.minimum(position.clamp(min=-2.0), (sizes + 1).to(position.dtype))
-    corner = position.detach().floor()
-    fraction = position - corner
+    left, across = _cell(locations[..., 0], widths.to(precise))
+    top, along = _cell(locations[..., 1], heights.to(precise))
     rows, shares = [], []
-    for down in (0, 1):
-        for right in (0, 1):
-            pixel = corner.long() + torch.tensor((right, down), device=corner.device)
-            inside = ((pixel >= 0) & (pixel < sizes)).all(-1)
-            pixel = torch.minimum(pixel.clamp(min=0), sizes - 1)
-            rows.append(start + pixel[..., 1] * sizes[..., 0] + pixel[..., 0])
-            across = fraction[..., 0] if right else 1 - fraction[..., 0]
-            along = fraction[..., 1] if down else 1 - fraction[..., 1]
-            shares.append(torch.where(inside, across * along * weights, 0.0))
+    for y, share_y in ((top, 1 - along), (top + 1, along)):
+        row = start + y.clamp(min=0).minimum(heights - 1) * widths
+        share_y = torch.where((y >= 0) & (y < heights), share_y * weights, 0.0)
+        for x, share_x in ((left, 1 - across), (left + 1, across)):
+            rows.append(row + x.clamp(min=0).minimum(widths - 1))
+            shares.append(torch.where((x >= 0) & (x < widths), share_x * share_y, 0.0))
     return torch.stack(rows, dim=-1), torch.stack(shares, dim=-1)
+
+
+def _cell(locations: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+    """Along one axis: the pixel at or before each location, and how far behind that pixel's centre it is, 0..1.
+
+    Locations far away, infinite or NaN are moved to just outside, where shares and gradients are zero.
+    """
+    position = (locations * sizes - 0.5).nan_to_num(nan=-2.0).clamp(min=-2.0).minimum(sizes + 1)
+    before = position.detach().floor()
+    return before.long(), position - before
