@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention in plain PyTorch, the fast way: for machines without a compiler.
+"""Multi-scale deformable attention in plain PyTorch, as an `embedding_bag`; chosen only by MTACLIP_OPS=pytorch.
 
 Each output row is a weighted sum of 4 * L * P rows of pixels, which is what `embedding_bag` computes without storing
 the rows. Letters are those of `mtaclip.ops.ms_deform_attn`.
