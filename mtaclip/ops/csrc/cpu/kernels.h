@@ -1,12 +1,15 @@
 // Forward and backward over whole tensors. A source file defines MTACLIP_ISA (a namespace) and MTACLIP_VECTOR_BYTES
 // and includes this; it is compiled once per instruction set.
 //
-// Values are first copied head by head, (B, M, S + 1, padded D), with a row of zeros behind the last pixel. Nothing is
-// added from two threads, and every sum has one order: results have the same bits for any number of threads.
+// Values are first copied head by head (layout.h). Nothing is added from two threads, and every sum has one order:
+// results have the same bits for any number of threads.
 #pragma once
 
 #include <cstdint>
 #include <cstdlib>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
 
 #include "problem.h"
 
@@ -14,32 +17,9 @@ namespace mtaclip {
 namespace MTACLIP_ISA {
 
 constexpr int kVectorBytes = MTACLIP_VECTOR_BYTES;
+constexpr int64_t kLine = 64;  // bytes of a cache line
 
-#include "vectors.h"
-#include "points.h"
-#include "rows.h"
-
-constexpr int64_t kTile = 64;   // queries whose heads one thread visits in turn
-constexpr int64_t kAhead = 6;   // queries between a prefetch and its use
-
-inline int64_t padded_channels(const Problem& p) { return round_up(p.channels, 8); }
-
-// Elements of one head's slice. Starts of slices are 9 lines off a multiple of 4 KiB, so that heads do not evict
-// each other from the caches.
-template <class T>
-int64_t slice_stride(const Problem& p) {
-  const int64_t bytes = (p.pixels + 1) * padded_channels(p) * static_cast<int64_t>(sizeof(T));
-  return (round_up(bytes, 64 * kLine) + 9 * kLine) / static_cast<int64_t>(sizeof(T));
-}
-
-// A thread's own memory, aligned to a cache line.
-struct Workspace {
-  void* memory;
-  explicit Workspace(int64_t bytes) : memory(std::aligned_alloc(kLine, round_up(bytes, kLine))) {}
-  ~Workspace() { std::free(memory); }
-  Workspace(const Workspace&) = delete;
-  Workspace& operator=(const Workspace&) = delete;
-};
+inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 template <class F>
 void run(const Problem& p, int64_t count, int64_t grain, const F& body) {
@@ -49,43 +29,36 @@ void run(const Problem& p, int64_t count, int64_t grain, const F& body) {
       const_cast<void*>(static_cast<const void*>(&body)));
 }
 
+#include "vectors.h"
+#include "layout.h"
+#include "points.h"
+#include "rows.h"
+
+constexpr int64_t kTile = kSquare * kSquare;  // queries whose heads one thread visits in turn
+constexpr int64_t kAhead = 6;                 // queries between a prefetch and its use
+
+// A thread's own memory, aligned to a cache line.
+struct Workspace {
+  char* memory;
+  explicit Workspace(int64_t bytes)
+      : memory(static_cast<char*>(std::aligned_alloc(kLine, static_cast<size_t>(round_up(bytes, kLine))))) {}
+  ~Workspace() { std::free(memory); }
+  Workspace(const Workspace&) = delete;
+  Workspace& operator=(const Workspace&) = delete;
+};
+
 inline void refuse(bool& ok) { __atomic_store_n(&ok, false, __ATOMIC_RELAXED); }
 
-template <class V, class T, int D>
-void pack(const Problem& p) {
-  constexpr int64_t kRows = 16;
-  const int64_t channels = D == 0 ? p.channels : D;
-  const int64_t blocks = (p.pixels + kRows - 1) / kRows, stride = slice_stride<T>(p), width = padded_channels(p);
-  const V* value = static_cast<const V*>(p.value);
-  T* packed = static_cast<T*>(p.scratch);
-  run(p, p.batch * blocks, 16, [&](int64_t begin, int64_t end) {
-    for (int64_t u = begin; u < end; ++u) {
-      const int64_t image = u / blocks, first = u % blocks * kRows;
-      const int64_t last = first + kRows < p.pixels ? first + kRows : p.pixels;
-      for (int64_t m = 0; m < p.heads; ++m) {
-        T* slice = packed + (image * p.heads + m) * stride;
-        for (int64_t s = first; s < last; ++s) {
-          widen_row(value + ((image * p.pixels + s) * p.heads + m) * channels, slice + s * width, channels,
-                    D == 0 ? width : D);
-        }
-        if (last == p.pixels) __builtin_memset(slice + p.pixels * width, 0, width * sizeof(T));
-      }
-    }
-  });
-}
-
-template <class V, class T, int D>
-void unpack(const Problem& p, const T* slice, int64_t unit, int64_t first, int64_t last) {
-  const int64_t image = unit / p.heads, m = unit % p.heads, width = padded_channels(p);
-  V* grad = static_cast<V*>(p.grad_value);
-  for (int64_t s = first; s < last; ++s) {
-    narrow_row(slice + s * width, grad + ((image * p.pixels + s) * p.heads + m) * p.channels, D == 0 ? p.channels : D);
-  }
+template <bool kWrite>
+inline void prefetch(const void* from, int64_t bytes) {
+  const char* p = reinterpret_cast<const char*>(reinterpret_cast<uintptr_t>(from) & ~static_cast<uintptr_t>(kLine - 1));
+  const char* end = static_cast<const char*>(from) + bytes;
+  for (; p < end; p += kLine) __builtin_prefetch(p, kWrite ? 1 : 0, 3);
 }
 
 // Ask for what tuple `i` will read.
 template <class T>
-inline void prefetch_inputs(const Problem& p, int64_t i, int64_t count) {
+inline void prefetch_points(const Problem& p, int64_t i, int64_t count) {
   const int64_t size = sizeof(T);
   prefetch<false>(static_cast<const T*>(p.positions) + 2 * i * count, 2 * count * size);
   prefetch<false>(static_cast<const T*>(p.weights) + i * count, count * size);
@@ -94,29 +67,33 @@ inline void prefetch_inputs(const Problem& p, int64_t i, int64_t count) {
 template <class V, class T, int D>
 bool forward(const Problem& p) {
   pack<V, T, D>(p);
-  const int64_t queries = p.batch * p.queries, width = padded_channels(p), stride = slice_stride<T>(p);
   const T* packed = static_cast<const T*>(p.scratch);
+  const int32_t* order = visiting_order(p, static_cast<char*>(p.scratch) + packed_bytes<T>(p));
+  const int64_t tiles = (p.queries + kTile - 1) / kTile, stride = slice_stride<T>(p);
+  const int64_t width = D == 0 ? padded_channels(p) : D, channels = D == 0 ? p.channels : D;
   V* output = static_cast<V*>(p.output);
   bool ok = true;
-  run(p, (queries + kTile - 1) / kTile, 1, [&](int64_t begin, int64_t end) {
-    const int64_t points = round_up(points_bytes<T>(p), kLine);
-    Workspace workspace(points + width * static_cast<int64_t>(sizeof(T)));
+  run(p, p.batch * tiles, 1, [&](int64_t begin, int64_t end) {
+    const int64_t points = points_bytes<T>(p);
+    const Workspace workspace(points + width * static_cast<int64_t>(sizeof(T)));
     if (workspace.memory == nullptr) return refuse(ok);
     const Points<T> t = make_points<T>(p, workspace.memory);
-    T* sum = reinterpret_cast<T*>(static_cast<char*>(workspace.memory) + points);
+    T* sum = reinterpret_cast<T*>(workspace.memory + points);
     for (int64_t tile = begin; tile < end; ++tile) {
-      const int64_t last = (tile + 1) * kTile < queries ? (tile + 1) * kTile : queries;
+      const int64_t image = tile / tiles, first = tile % tiles * kTile;
+      const int64_t last = first + kTile < p.queries ? first + kTile : p.queries;
       for (int64_t m = 0; m < p.heads; ++m) {
-        for (int64_t q = tile * kTile; q < last; ++q) {
-          const int64_t i = q * p.heads + m;
-          if (q + kAhead < queries) {
-            const int64_t ahead = i + kAhead * p.heads;
-            prefetch_inputs<T>(p, ahead, t.count);
-            prefetch<true>(output + ahead * p.channels, p.channels * static_cast<int64_t>(sizeof(V)));
+        const auto tuple = [&](int64_t n) { return (image * p.queries + order[n]) * p.heads + m; };
+        for (int64_t n = first; n < last; ++n) {
+          if (n + kAhead < p.queries) {
+            const int64_t ahead = tuple(n + kAhead);
+            prefetch_points<T>(p, ahead, t.count);
+            prefetch<true>(output + ahead * channels, channels * static_cast<int64_t>(sizeof(V)));
           }
+          const int64_t i = tuple(n);
           prepare(t, p, i);
-          gather<T, D>(packed + (q / p.queries * p.heads + m) * stride, t, width, sum);
-          narrow_row(sum, output + i * p.channels, D == 0 ? p.channels : D);
+          gather<T, D>(packed + (image * p.heads + m) * stride, t, width, sum);
+          narrow_row(sum, output + i * channels, channels);
         }
       }
     }
@@ -124,63 +101,63 @@ bool forward(const Problem& p) {
   return ok;
 }
 
-// The part of the backward pass that queries [begin, end) of one (image, head) have. `slice` is the packed value, or
-// null if another pass does the gradients of positions and weights; `grad_slice` is the gradient of the packed value,
-// or null if another pass does that, for points [first, last).
-template <class V, class T, int D>
-void backward_queries(const Problem& p, const Points<T>& t, T* grad, int64_t unit, int64_t begin, int64_t end,
-                      const T* slice, T* grad_slice, int64_t first, int64_t last) {
-  const int64_t width = padded_channels(p), image = unit / p.heads, m = unit % p.heads;
+// A thread's memory for the backward pass: points, one row, and a slice for the value's gradient.
+template <class T>
+struct BackwardSpace {
+  int64_t points, row;
+  Workspace workspace;
+  BackwardSpace(const Problem& p, bool with_slice)
+      : points(points_bytes<T>(p)),
+        row(round_up(padded_channels(p) * static_cast<int64_t>(sizeof(T)), kLine)),
+        workspace(points + row + (with_slice ? slice_stride<T>(p) * static_cast<int64_t>(sizeof(T)) : 0)) {}
+  T* grad() const { return reinterpret_cast<T*>(workspace.memory + points); }
+  T* slice() const { return reinterpret_cast<T*>(workspace.memory + points + row); }
+};
+
+// Queries order[begin, end) of one (image, head). `slice` is the packed value, for the gradients of positions and
+// weights (if kDots); `grad_slice` is the gradient of the packed value (if kAdd), from the points [first, last).
+template <class V, class T, int D, bool kDots, bool kAdd>
+void backward_queries(const Problem& p, const Points<T>& t, T* grad, int64_t unit, const int32_t* order, int64_t begin,
+                      int64_t end, const T* slice, T* grad_slice, int64_t first, int64_t last) {
+  const int64_t width = D == 0 ? padded_channels(p) : D, channels = D == 0 ? p.channels : D;
   const V* grad_output = static_cast<const V*>(p.grad_output);
   const int64_t size = sizeof(T);
-  for (int64_t q = begin; q < end; ++q) {
-    const int64_t i = (image * p.queries + q) * p.heads + m;
-    if (q + kAhead < end) {
-      const int64_t ahead = i + kAhead * p.heads;
-      prefetch_inputs<T>(p, ahead, t.count);
-      prefetch<false>(grad_output + ahead * p.channels, p.channels * static_cast<int64_t>(sizeof(V)));
-      if (slice != nullptr) {
+  const auto tuple = [&](int64_t n) {
+    return (unit / p.heads * p.queries + order[n]) * p.heads + unit % p.heads;
+  };
+  for (int64_t n = begin; n < end; ++n) {
+    if (n + kAhead < end) {
+      const int64_t ahead = tuple(n + kAhead);
+      prefetch_points<T>(p, ahead, t.count);
+      prefetch<false>(grad_output + ahead * channels, channels * static_cast<int64_t>(sizeof(V)));
+      if constexpr (kDots) {
         prefetch<true>(static_cast<T*>(p.grad_positions) + 2 * ahead * t.count, 2 * t.count * size);
         prefetch<true>(static_cast<T*>(p.grad_weights) + ahead * t.count, t.count * size);
       }
     }
+    const int64_t i = tuple(n);
     prepare(t, p, i);
-    widen_row(grad_output + i * p.channels, grad, D == 0 ? p.channels : D, D == 0 ? width : D);
-    if (slice != nullptr) dot_rows<T, D>(slice, t, grad, width);
-    if (grad_slice != nullptr) add_rows<T, D>(grad_slice, t, grad, width, first, last);
-    if (slice != nullptr) finish(t, p, i);
+    widen_row(grad_output + i * channels, grad, channels, width);
+    spread<T, D, kDots, kAdd>(slice, grad_slice, t, grad, width, first, last);
+    if constexpr (kDots) finish(t, p, i);
   }
 }
 
-template <class T>
-struct BackwardSpace {
-  Workspace workspace;
-  int64_t points, row;
-  BackwardSpace(const Problem& p, int64_t slice)
-      : workspace(round_up(points_bytes<T>(p), kLine) + round_up(padded_channels(p) * sizeof(T), kLine) +
-                  slice * static_cast<int64_t>(sizeof(T))),
-        points(round_up(points_bytes<T>(p), kLine)),
-        row(round_up(padded_channels(p) * sizeof(T), kLine)) {}
-  char* bytes() const { return static_cast<char*>(workspace.memory); }
-  T* grad() const { return reinterpret_cast<T*>(bytes() + points); }
-  T* slice() const { return reinterpret_cast<T*>(bytes() + points + row); }
-};
-
 // One (image, head) per thread: all three gradients in one pass.
 template <class V, class T, int D>
-bool backward_by_head(const Problem& p) {
-  const int64_t stride = slice_stride<T>(p), width = padded_channels(p);
+bool backward_by_head(const Problem& p, const int32_t* order) {
+  const int64_t stride = slice_stride<T>(p);
   const T* packed = static_cast<const T*>(p.scratch);
   bool ok = true;
   run(p, p.batch * p.heads, 1, [&](int64_t begin, int64_t end) {
-    BackwardSpace<T> space(p, stride);
-    if (space.bytes() == nullptr) return refuse(ok);
-    const Points<T> t = make_points<T>(p, space.bytes());
+    const BackwardSpace<T> space(p, true);
+    if (space.workspace.memory == nullptr) return refuse(ok);
+    const Points<T> t = make_points<T>(p, space.workspace.memory);
     for (int64_t unit = begin; unit < end; ++unit) {
-      __builtin_memset(space.slice(), 0, (p.pixels + 1) * width * sizeof(T));
-      backward_queries<V, T, D>(p, t, space.grad(), unit, 0, p.queries, packed + unit * stride, space.slice(), 0,
-                                t.count);
-      unpack<V, T, D>(p, space.slice(), unit, 0, p.pixels);
+      __builtin_memset(space.slice(), 0, stride * sizeof(T));
+      backward_queries<V, T, D, true, true>(p, t, space.grad(), unit, order, 0, p.queries, packed + unit * stride,
+                                            space.slice(), 0, t.count);
+      for (int64_t l = 0; l < p.levels; ++l) unpack<V, T, D>(p, space.slice(), unit, level_at(p, l));
     }
   });
   return ok;
@@ -188,32 +165,33 @@ bool backward_by_head(const Problem& p) {
 
 // More threads than (image, head) pairs: positions and weights by queries, then the value by (image, head, level).
 template <class V, class T, int D>
-bool backward_by_level(const Problem& p) {
-  const int64_t stride = slice_stride<T>(p), width = padded_channels(p), tiles = (p.queries + kTile - 1) / kTile;
+bool backward_by_level(const Problem& p, const int32_t* order) {
+  const int64_t stride = slice_stride<T>(p), tiles = (p.queries + kTile - 1) / kTile;
+  const int64_t width = D == 0 ? padded_channels(p) : D;
   const T* packed = static_cast<const T*>(p.scratch);
   bool ok = true;
   run(p, p.batch * p.heads * tiles, 1, [&](int64_t begin, int64_t end) {
-    BackwardSpace<T> space(p, 0);
-    if (space.bytes() == nullptr) return refuse(ok);
-    const Points<T> t = make_points<T>(p, space.bytes());
+    const BackwardSpace<T> space(p, false);
+    if (space.workspace.memory == nullptr) return refuse(ok);
+    const Points<T> t = make_points<T>(p, space.workspace.memory);
     for (int64_t u = begin; u < end; ++u) {
       const int64_t unit = u / tiles, first = u % tiles * kTile;
       const int64_t last = first + kTile < p.queries ? first + kTile : p.queries;
-      backward_queries<V, T, D>(p, t, space.grad(), unit, first, last, packed + unit * stride, nullptr, 0, 0);
+      backward_queries<V, T, D, true, false>(p, t, space.grad(), unit, order, first, last, packed + unit * stride,
+                                             nullptr, 0, t.count);
     }
   });
   run(p, p.batch * p.heads * p.levels, 1, [&](int64_t begin, int64_t end) {
-    BackwardSpace<T> space(p, stride);
-    if (space.bytes() == nullptr) return refuse(ok);
-    const Points<T> t = make_points<T>(p, space.bytes());
+    const BackwardSpace<T> space(p, true);
+    if (space.workspace.memory == nullptr) return refuse(ok);
+    const Points<T> t = make_points<T>(p, space.workspace.memory);
     for (int64_t u = begin; u < end; ++u) {
-      const int64_t unit = u / p.levels, level = u % p.levels;
-      const int64_t rows = p.shapes[2 * level] * p.shapes[2 * level + 1], first = t.first[level * p.points];
-      __builtin_memset(space.slice() + first * width, 0, rows * width * sizeof(T));
-      __builtin_memset(space.slice() + p.pixels * width, 0, width * sizeof(T));
-      backward_queries<V, T, D>(p, t, space.grad(), unit, 0, p.queries, nullptr, space.slice(), level * p.points,
-                                (level + 1) * p.points);
-      unpack<V, T, D>(p, space.slice(), unit, first, first + rows);
+      const int64_t unit = u / p.levels, l = u % p.levels;
+      const Level level = level_at(p, l);
+      __builtin_memset(space.slice() + level.block * width, 0, level.rows * width * sizeof(T));
+      backward_queries<V, T, D, false, true>(p, t, space.grad(), unit, order, 0, p.queries, nullptr, space.slice(),
+                                             l * p.points, (l + 1) * p.points);
+      unpack<V, T, D>(p, space.slice(), unit, level);
     }
   });
   return ok;
@@ -222,7 +200,8 @@ bool backward_by_level(const Problem& p) {
 template <class V, class T, int D>
 bool backward(const Problem& p) {
   pack<V, T, D>(p);
-  return p.threads > p.batch * p.heads ? backward_by_level<V, T, D>(p) : backward_by_head<V, T, D>(p);
+  const int32_t* order = visiting_order(p, static_cast<char*>(p.scratch) + packed_bytes<T>(p));
+  return p.threads > p.batch * p.heads ? backward_by_level<V, T, D>(p, order) : backward_by_head<V, T, D>(p, order);
 }
 
 using Kernel = bool (*)(const Problem&);
@@ -255,8 +234,8 @@ inline Kernel choose(const Problem& p, bool back) {
 }
 
 inline int64_t scratch_bytes(const Problem& p) {
-  const int64_t slices = p.batch * p.heads;
-  return p.type == ValueType::kDouble ? slices * slice_stride<double>(p) * 8 : slices * slice_stride<float>(p) * 4;
+  const int64_t packed = p.type == ValueType::kDouble ? packed_bytes<double>(p) : packed_bytes<float>(p);
+  return packed + p.queries * static_cast<int64_t>(sizeof(int32_t));
 }
 
 inline Kernels kernels() {

@@ -1,6 +1,6 @@
 // What one tuple's points do to rows of D channels; D = 0 is any multiple of 8, given at run time.
 
-// out = sum over points and corners of share * row.
+// out = sum over points and their four neighbours of share * row.
 template <class T, int D>
 inline void gather(const T* __restrict slice, const Points<T>& t, int64_t channels, T* __restrict out) {
   constexpr int N = lanes<T, D>();
@@ -9,7 +9,9 @@ inline void gather(const T* __restrict slice, const Points<T>& t, int64_t channe
     for (int64_t d = 0; d < channels; d += N) {
       V sum = {};
       for (int64_t k = 0; k < t.count; ++k) {
-        for (int c = 0; c < 4; ++c) sum += t.share[c][k] * load<T, N>(slice + t.row[c][k] * channels + d);
+        const T *upper = slice + t.upper[k] * channels + d, *lower = slice + t.lower[k] * channels + d;
+        sum += t.share[0][k] * load<T, N>(upper) + t.share[1][k] * load<T, N>(upper + channels);
+        sum += t.share[2][k] * load<T, N>(lower) + t.share[3][k] * load<T, N>(lower + channels);
       }
       store<T, N>(out + d, sum);
     }
@@ -18,9 +20,10 @@ inline void gather(const T* __restrict slice, const Points<T>& t, int64_t channe
     constexpr int kSums = kVectors <= 2 ? 4 : kVectors <= 4 ? 2 : 1;  // independent chains of additions
     V sum[kSums][kVectors] = {};
     for (int64_t k = 0; k < t.count; ++k) {
+      const T* lines[2] = {slice + static_cast<int64_t>(t.upper[k]) * D, slice + static_cast<int64_t>(t.lower[k]) * D};
 #pragma GCC unroll 4
       for (int c = 0; c < 4; ++c) {
-        const T* row = slice + static_cast<int64_t>(t.row[c][k]) * D;
+        const T* row = lines[c / 2] + c % 2 * D;
         const T share = t.share[c][k];
 #pragma GCC unroll 16
         for (int j = 0; j < kVectors; ++j) sum[c % kSums][j] += share * load<T, N>(row + j * N);
@@ -35,40 +38,30 @@ inline void gather(const T* __restrict slice, const Points<T>& t, int64_t channe
   }
 }
 
-// t.dots = dot products of the corners' rows with the output's gradient, as four partial sums.
-template <class T, int D>
-inline void dot_corner(const T* row, const T* grad, int64_t channels, T* four) {
+// For points [begin, end): t.dots = products of the four rows of `slice` with the output's gradient (if kDots), and
+// the four rows of `grad_slice` += share * that gradient (if kAdd).
+template <class T, int D, bool kDots, bool kAdd>
+inline void spread(const T* slice, T* grad_slice, const Points<T>& t, const T* grad, int64_t channels, int64_t begin,
+                   int64_t end) {
   constexpr int N = lanes<T, D>();
-  const int64_t width = D == 0 ? channels : D;
-  Vector<T, N> sum = load<T, N>(row) * load<T, N>(grad);
-#pragma GCC unroll 16
-  for (int64_t d = N; d < width; d += N) sum += load<T, N>(row + d) * load<T, N>(grad + d);
-  store_four<T, N>(four, sum);
-}
-
-template <class T, int D>
-inline void dot_rows(const T* slice, const Points<T>& t, const T* grad, int64_t channels) {
-  const int64_t width = D == 0 ? channels : D;
-  for (int64_t k = 0; k < t.count; ++k) {
-#pragma GCC unroll 4
-    for (int c = 0; c < 4; ++c) {
-      dot_corner<T, D>(slice + t.row[c][k] * width, grad, width, t.dots + 4 * (c * t.padded + k));
-    }
-  }
-}
-
-// Rows of the value's gradient += share * the output's gradient, for points [begin, end).
-template <class T, int D>
-inline void add_rows(T* slice, const Points<T>& t, const T* grad, int64_t channels, int64_t begin, int64_t end) {
-  constexpr int N = lanes<T, D>();
+  using V = Vector<T, N>;
   const int64_t width = D == 0 ? channels : D;
   for (int64_t k = begin; k < end; ++k) {
-#pragma GCC unroll 4
-    for (int c = 0; c < 4; ++c) {
-      T* row = slice + t.row[c][k] * width;
-      const T share = t.share[c][k];
+    const int64_t rows[4] = {t.upper[k] * width, t.upper[k] * width + width, t.lower[k] * width,
+                             t.lower[k] * width + width};
+    V dot[4] = {};
 #pragma GCC unroll 16
-      for (int64_t d = 0; d < width; d += N) store<T, N>(row + d, load<T, N>(row + d) + share * load<T, N>(grad + d));
+    for (int64_t d = 0; d < width; d += N) {
+      const V g = load<T, N>(grad + d);
+#pragma GCC unroll 4
+      for (int c = 0; c < 4; ++c) {
+        if constexpr (kDots) dot[c] += load<T, N>(slice + rows[c] + d) * g;
+        if constexpr (kAdd) {
+          T* row = grad_slice + rows[c] + d;
+          store<T, N>(row, load<T, N>(row) + t.share[c][k] * g);
+        }
+      }
     }
+    if constexpr (kDots) store_sums<T, N>(t.dots + 4 * k, dot);
   }
 }

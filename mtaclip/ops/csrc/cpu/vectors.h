@@ -29,25 +29,51 @@ inline void store(T* to, Vector<T, N> v) {
   *reinterpret_cast<Vector<T, N>*>(to) = v;
 }
 
-// Add halves until four lanes are left, and store those.
-template <class T, int N>
-inline void store_four(T* to, Vector<T, N> v) {
-  if constexpr (N == 4) {
-    store<T, 4>(to, v);
+// All lanes to one: halves are combined by `f` until two lanes are left.
+template <class T, int N, class F>
+inline T reduce(Vector<T, N> v, const F& f) {
+  if constexpr (N == 2) {
+    return f(v[0], v[1]);
   } else {
     Vector<T, N / 2> low, high;
     __builtin_memcpy(&low, &v, sizeof(low));
     __builtin_memcpy(&high, reinterpret_cast<const char*>(&v) + sizeof(low), sizeof(high));
-    store_four<T, N / 2>(to, low + high);
+    return reduce<T, N / 2>(f(low, high), f);
   }
+}
+
+// The sums of four vectors' lanes.
+template <class T, int N>
+inline void store_sums(T* to, const Vector<T, N> (&v)[4]) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4 && N == 16) {
+    const __m512 a = reinterpret_cast<__m512>(v[0]), b = reinterpret_cast<__m512>(v[1]);
+    const __m512 c = reinterpret_cast<__m512>(v[2]), d = reinterpret_cast<__m512>(v[3]);
+    // Each 128-bit lane adds up within itself first, then the four lanes.
+    const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    const __m512 four = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+    const __m256 two = _mm256_add_ps(_mm512_castps512_ps256(four), _mm512_extractf32x8_ps(four, 1));
+    _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(two), _mm256_extractf128_ps(two, 1)));
+    return;
+  }
+#endif
+#if defined(__AVX2__)
+  if constexpr (sizeof(T) == 4 && N == 8) {
+    const __m256 a = reinterpret_cast<__m256>(v[0]), b = reinterpret_cast<__m256>(v[1]);
+    const __m256 c = reinterpret_cast<__m256>(v[2]), d = reinterpret_cast<__m256>(v[3]);
+    const __m256 four = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+    _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(four), _mm256_extractf128_ps(four, 1)));
+    return;
+  }
+#endif
+  for (int c = 0; c < 4; ++c) to[c] = reduce<T, N>(v[c], [](auto a, auto b) { return a + b; });
 }
 
 struct BFloat16 {
   uint16_t bits;
 };
 
-inline float widen(float x) { return x; }
-inline double widen(double x) { return x; }
 inline float widen(BFloat16 x) {
   const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
   float result;
@@ -55,13 +81,23 @@ inline float widen(BFloat16 x) {
   return result;
 }
 
-inline void narrow(float x, float& to) { to = x; }
-inline void narrow(double x, double& to) { to = x; }
 inline void narrow(float x, BFloat16& to) {  // to nearest, ties to even; a NaN stays one
   uint32_t bits;
   __builtin_memcpy(&bits, &x, sizeof(bits));
   const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   to.bits = static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
+}
+
+// memcpy of a few numbers, without the call.
+template <class T>
+inline void copy(const T* from, T* to, int64_t count) {
+  constexpr int N = lanes<T, 8>();
+  int64_t d = 0;
+  for (; d + N <= count; d += N) store<T, N>(to + d, load<T, N>(from + d));
+  if constexpr (N > 4) {
+    for (; d + 4 <= count; d += 4) store<T, 4>(to + d, load<T, 4>(from + d));
+  }
+  for (; d < count; ++d) to[d] = from[d];
 }
 
 // `count` channels, then zeros up to `padded`.
@@ -70,17 +106,17 @@ inline void widen_row(const V* __restrict from, T* __restrict to, int64_t count,
   for (int64_t d = 0; d < count; ++d) to[d] = widen(from[d]);
   for (int64_t d = count; d < padded; ++d) to[d] = T(0);
 }
+template <class T>
+inline void widen_row(const T* from, T* to, int64_t count, int64_t padded) {
+  copy(from, to, count);
+  for (int64_t d = count; d < padded; ++d) to[d] = T(0);
+}
 
 template <class V, class T>
 inline void narrow_row(const T* __restrict from, V* __restrict to, int64_t count) {
   for (int64_t d = 0; d < count; ++d) narrow(from[d], to[d]);
 }
-
-constexpr int64_t kLine = 64;  // bytes of a cache line
-
-template <bool kWrite>
-inline void prefetch(const void* from, int64_t bytes) {
-  const char* p = reinterpret_cast<const char*>(reinterpret_cast<uintptr_t>(from) & ~static_cast<uintptr_t>(kLine - 1));
-  const char* end = static_cast<const char*>(from) + bytes;
-  for (; p < end; p += kLine) __builtin_prefetch(p, kWrite ? 1 : 0, 3);
+template <class T>
+inline void narrow_row(const T* from, T* to, int64_t count) {
+  copy(from, to, count);
 }
