@@ -3,7 +3,6 @@
 Letters: B images, H, W input size, d width, S pixels of the three levels together, M heads, P sampling points.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -12,66 +11,7 @@ from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
 from mtaclip.modeling.layers import NUM_LEVELS, FeedForward, sine_position, xavier_normal_matrices
-from mtaclip.ops import ms_deform_attn
-
-
-class DeformableAttention(nn.Module):
-    """Self-attention of every pixel to a few sampled pixels on every level.
-
-    Args:
-        dim: width d.
-        heads: number M of heads.
-        points: number P of points per head and level.
-    """
-
-    def __init__(self, dim: int, heads: int, points: int) -> None:
-        super().__init__()
-        self.heads, self.points = heads, points
-        self.sampling_offsets = nn.Linear(dim, heads * NUM_LEVELS * points * 2)
-        self.attention_weights = nn.Linear(dim, heads * NUM_LEVELS * points)
-        self.value_proj = nn.Linear(dim, dim)
-        self.output_proj = nn.Linear(dim, dim)
-
-    def reset_parameters(self) -> None:
-        """Start from uniform weights over points on a ray per head, 1 .. P pixels from the centre."""
-        nn.init.zeros_(self.sampling_offsets.weight)
-        angle = torch.arange(self.heads) * (2 * math.pi / self.heads)
-        direction = torch.stack([angle.cos(), angle.sin()], dim=-1)
-        direction = direction / direction.abs().amax(dim=-1, keepdim=True)
-        steps = torch.arange(1, self.points + 1)[:, None]
-        rays = (direction[:, None, None] * steps).expand(-1, NUM_LEVELS, -1, -1)
-        with torch.no_grad():
-            self.sampling_offsets.bias.copy_(rays.flatten())
-        nn.init.zeros_(self.attention_weights.weight)
-        nn.init.zeros_(self.attention_weights.bias)
-        for linear in (self.value_proj, self.output_proj):
-            nn.init.xavier_uniform_(linear.weight)
-            nn.init.zeros_(linear.bias)
-
-    def forward(
-        self, pixels: Tensor, position: Tensor, reference_points: Tensor, shapes: Sequence[tuple[int, int]]
-    ) -> Tensor:
-        """Attend.
-
-        Args:
-            pixels: (B, S, d).
-            position: (S, d), added to the queries alone.
-            reference_points: (S, 2) as (x, y) in 0..1.
-            shapes: (height, width) of each level.
-
-        Returns:
-            (B, S, d).
-        """
-        query = pixels + position
-        layout = (self.heads, NUM_LEVELS, self.points, 2)
-        sampled = ms_deform_attn(
-            self.value_proj(pixels).unflatten(-1, (self.heads, -1)),
-            shapes,
-            reference_points,
-            self.sampling_offsets(query).unflatten(-1, layout),
-            self.attention_weights(query).unflatten(-1, (self.heads, -1)),
-        )
-        return self.output_proj(sampled)
+from mtaclip.ops import MSDeformAttn
 
 
 class EncoderLayer(nn.Module):
@@ -79,7 +19,7 @@ class EncoderLayer(nn.Module):
 
     def __init__(self, dim: int, heads: int, points: int, ffn_dim: int) -> None:
         super().__init__()
-        self.attention = DeformableAttention(dim, heads, points)
+        self.attention = MSDeformAttn(dim, heads, NUM_LEVELS, points)
         self.attention_norm = nn.LayerNorm(dim)
         self.ffn = FeedForward(dim, ffn_dim)
         self.ffn_norm = nn.LayerNorm(dim)
@@ -87,8 +27,8 @@ class EncoderLayer(nn.Module):
     def forward(
         self, pixels: Tensor, position: Tensor, reference_points: Tensor, shapes: Sequence[tuple[int, int]]
     ) -> Tensor:
-        """(B, S, d) pixels of all levels -> (B, S, d); the arguments are those of `DeformableAttention`."""
-        pixels = self.attention_norm(pixels + self.attention(pixels, position, reference_points, shapes))
+        """(B, S, d) pixels of all levels -> (B, S, d); `position` (S, d) is added where pixels are queries."""
+        pixels = self.attention_norm(pixels + self.attention(pixels + position, pixels, reference_points, shapes))
         return self.ffn_norm(pixels + self.ffn(pixels))
 
 
