@@ -1,43 +1,52 @@
-"""Deformable attention on the CPU: ours against `grid_sample`, in one process, taking turns.
+"""Multi-scale deformable attention: ours against what others run, in one process, taking turns.
 
     python benchmarks/ops.py --output benchmarks/results/ops_cpu.json
+    python benchmarks/ops.py --device cuda --output benchmarks/results/ops_cuda.json
 
 Every figure is the median of runs that alternate with the baseline's, and every ratio the median of the pairs' ratios:
-on a machine that others use too the ratios hold better than the milliseconds.
+on a machine that others use too the ratios hold better than the milliseconds. "classic" starts from finished locations
+and weights, "fused" from what the projections give, offsets and logits, with softmax and location arithmetic on both
+sides. Peak memory is what one call needs beyond its arguments, in a process of its own on a CPU.
 """
 
 import argparse
 import datetime
+import importlib.util
 import json
+import logging
+import multiprocessing
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from mtaclip.ops import library
+from mtaclip.ops import ms_deform_attn, ms_deform_attn_classic
 from mtaclip.ops.pytorch import ms_deform_attn_classic_pytorch, ms_deform_attn_pytorch
-from mtaclip.ops.reference import locations_and_weights, ms_deform_attn_classic_reference, ms_deform_attn_reference
+from mtaclip.ops.reference import locations_and_weights
 
 HEADS, CHANNELS, POINTS = 8, 32, 4
 SHAPES = {
-    5376: [(16, 16), (32, 32), (64, 64)],
-    10752: [(16, 32), (32, 64), (64, 128)],
-    43008: [(32, 64), (64, 128), (128, 256)],
+    5376: [(16, 16), (32, 32), (64, 64)],  # strides 32, 16 and 8 of 512 x 512
+    10752: [(16, 32), (32, 64), (64, 128)],  # 512 x 1024
+    43008: [(32, 64), (64, 128), (128, 256)],  # 1024 x 2048
 }
-# Offsets as after initialisation: 1 .. P pixels along the head's direction, plus noise of this many pixels.
+# Offsets as after initialisation, 1 .. P pixels along the head's direction, plus noise of this many pixels.
 NOISE = 1.5
+BASELINE = "grid_sample"
+TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def fused_arguments(tokens: int) -> list[Any]:
-    """Value, shapes, reference points, offsets and logits of one image whose every pixel is a query."""
+def fused_arguments(tokens: int, batch: int, dtype: torch.dtype, device: str) -> list[Any]:
+    """Value, shapes, reference points, offsets and logits; every pixel is a query."""
     torch.manual_seed(0)
     shapes = SHAPES[tokens]
     centres = [
@@ -47,138 +56,234 @@ def fused_arguments(tokens: int) -> list[Any]:
     direction = torch.stack([angle.cos(), angle.sin()], dim=-1)
     direction = direction / direction.abs().amax(dim=-1, keepdim=True)
     rays = direction[:, None, None] * torch.arange(1, POINTS + 1)[:, None]
-    offsets = rays + NOISE * torch.randn(1, tokens, HEADS, len(shapes), POINTS, 2)
-    value, logits = torch.randn(1, tokens, HEADS, CHANNELS), torch.randn(1, tokens, HEADS, len(shapes) * POINTS)
-    return [value, shapes, torch.cat(centres), offsets, logits]
+    offsets = rays + NOISE * torch.randn(batch, tokens, HEADS, len(shapes), POINTS, 2)
+    value = torch.randn(batch, tokens, HEADS, CHANNELS).to(dtype)
+    logits = torch.randn(batch, tokens, HEADS, len(shapes) * POINTS)
+    return [value.to(device), shapes, *(tensor.to(device) for tensor in (torch.cat(centres), offsets, logits))]
 
 
-def compiled_fused(value: Tensor, shapes: list[tuple[int, int]], *tensors: Tensor) -> Tensor:
-    return torch.ops.mtaclip.ms_deform_attn(value, *tensors, [size for shape in shapes for size in shape])
+def arguments_of(entry: str, tokens: int, batch: int, dtype: torch.dtype, device: str) -> list[Any]:
+    fused = fused_arguments(tokens, batch, dtype, device)
+    return fused if entry == "fused" else [*fused[:2], *locations_and_weights(fused[0], *fused[1:])]
 
 
-def compiled_classic(value: Tensor, shapes: list[tuple[int, int]], *tensors: Tensor) -> Tensor:
-    return torch.ops.mtaclip.ms_deform_attn_classic(value, *tensors, [size for shape in shapes for size in shape])
+# --- implementations -------------------------------------------------------------------------------------------------
 
 
-def compiled_unfused(value: Tensor, shapes: list[tuple[int, int]], *tensors: Tensor) -> Tensor:
-    return compiled_classic(value, shapes, *locations_and_weights(value, shapes, *tensors))
+def stacked_grid_sample(value: Tensor, shapes: list[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
+    """What users of the Mask2Former family run where their CUDA operator is not: float32, all levels' samples kept."""
+    batch, _, heads, channels = value.shape
+    queries = locations.shape[1]
+    levels = value.float().transpose(1, 2).flatten(0, 1).split([h * w for h, w in shapes], dim=1)
+    grids = (2 * locations - 1).transpose(1, 2).flatten(0, 1).unbind(2)
+    samples = [
+        F.grid_sample(level.mT.reshape(-1, channels, h, w), grid, align_corners=False)
+        for level, grid, (h, w) in zip(levels, grids, shapes, strict=True)
+    ]
+    shares = weights.transpose(1, 2).reshape(batch * heads, 1, queries, -1)
+    sums = (torch.stack(samples, dim=-2).flatten(-2) * shares).sum(-1)
+    return sums.view(batch, heads * channels, queries).mT.contiguous().to(value.dtype)
 
 
-CLASSIC = {
-    "grid_sample": ms_deform_attn_classic_reference,
-    "compiled": compiled_classic,
-    "pytorch": ms_deform_attn_classic_pytorch,
-}
-FUSED = {
-    "grid_sample": ms_deform_attn_reference,
-    "compiled": compiled_fused,
-    "pytorch": ms_deform_attn_pytorch,
-    "compiled unfused": compiled_unfused,
-}
+def stacked_fused(value: Tensor, shapes: list[tuple[int, int]], *tensors: Tensor) -> Tensor:
+    return stacked_grid_sample(value, shapes, *locations_and_weights(value, shapes, *tensors))
 
 
-def forward(function: Callable[..., Tensor], arguments: list[Any]) -> None:
-    with torch.no_grad():
-        function(*arguments)
+def unfused(value: Tensor, shapes: list[tuple[int, int]], *tensors: Tensor) -> Tensor:
+    return ms_deform_attn_classic(value, shapes, *locations_and_weights(value, shapes, *tensors))
 
 
-def forward_backward(function: Callable[..., Tensor], arguments: list[Any]) -> None:
+def hugging_face(value: Tensor, shapes: list[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
+    from transformers.models.mask2former.modeling_mask2former import multi_scale_deformable_attention
+
+    return multi_scale_deformable_attention(value.float(), shapes, locations, weights).to(value.dtype)
+
+
+def mmcv(value: Tensor, shapes: list[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
+    from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction
+
+    sizes = torch.tensor(shapes, device=value.device)
+    starts = torch.cat([sizes.new_zeros(1), sizes.prod(1).cumsum(0)[:-1]])
+    result = MultiScaleDeformableAttnFunction.apply(value.float(), sizes, starts, locations, weights, 64)
+    return result.to(value.dtype)
+
+
+def implementations(entry: str, device: str) -> dict[str, Callable[..., Tensor]]:
+    """By name; the baseline first. Those of other packages are there if the packages are."""
+    if entry == "fused":
+        return {
+            BASELINE: stacked_fused,
+            "ours": ms_deform_attn,
+            "ours, unfused": unfused,
+            "ours, plain PyTorch": ms_deform_attn_pytorch,
+        }
+    result = {
+        BASELINE: stacked_grid_sample,
+        "ours": ms_deform_attn_classic,
+        "ours, plain PyTorch": ms_deform_attn_classic_pytorch,
+    }
+    if importlib.util.find_spec("transformers"):
+        result["transformers"] = hugging_face
+    if device == "cuda" and importlib.util.find_spec("mmcv"):
+        result["mmcv"] = mmcv
+    return result
+
+
+# --- measuring -------------------------------------------------------------------------------------------------------
+
+
+def forward(function: Callable[..., Tensor], arguments: list[Any]) -> Callable[[], None]:
+    def run() -> None:
+        with torch.no_grad():
+            function(*arguments)
+
+    return run
+
+
+def forward_backward(function: Callable[..., Tensor], arguments: list[Any]) -> Callable[[], None]:
+    """Gradients of everything but the reference points, which no network learns here."""
     inputs = [a.detach().requires_grad_() if torch.is_tensor(a) and a.dim() > 2 else a for a in arguments]
-    output = function(*inputs)
-    torch.autograd.grad(output, [a for a in inputs if torch.is_tensor(a) and a.requires_grad], torch.ones_like(output))
+    learned = [a for a in inputs if torch.is_tensor(a) and a.requires_grad]
+    value, queries = arguments[0], arguments[-1].shape[1]
+    gradient = torch.randn(value.shape[0], queries, HEADS * CHANNELS, device=value.device).to(value.dtype)
+    return lambda: torch.autograd.grad(function(*inputs), learned, gradient) and None
 
 
-def seconds(run: Callable[..., None], function: Callable[..., Tensor], arguments: list[Any]) -> float:
-    start = time.perf_counter()
-    run(function, arguments)
-    return time.perf_counter() - start
+RUNS = {"forward": forward, "forward_backward": forward_backward}
 
 
-def compare(run: Callable[..., None], functions: dict[str, Any], arguments: list[Any], pairs: int) -> dict[str, Any]:
-    """Times of all functions, in turn, and their speed relative to the first."""
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for name, function in functions.items():
-        run(function, arguments)
-        if name != "grid_sample":
-            run(function, arguments)
+def seconds(run: Callable[[], None], device: str, flush: Tensor | None) -> float:
+    if flush is None:
+        start = time.perf_counter()
+        run()
+        return time.perf_counter() - start
+    flush.zero_()  # nothing of the run before is left in the GPU's cache
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    run()
+    end.record()
+    torch.cuda.synchronize()
+    return begin.elapsed_time(end) / 1e3
+
+
+def compare(runs: dict[str, Callable[[], None]], device: str, pairs: int) -> dict[str, dict[str, float]]:
+    """Times of all, in turn, and their speed relative to the baseline's."""
+    flush = torch.empty(256 << 20, dtype=torch.uint8, device=device) if device == "cuda" else None
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for run in runs.values():
+        run()
     for _ in range(pairs):
-        for name, function in functions.items():
-            times[name].append(seconds(run, function, arguments))
-    baseline = times["grid_sample"]
+        for name, run in runs.items():
+            times[name].append(seconds(run, device, flush))
     return {
         name: {
-            "ms": round(statistics.median(taken) * 1e3, 2),
-            "times_faster": round(statistics.median(b / t for b, t in zip(baseline, taken, strict=True)), 2),
+            "ms": round(statistics.median(taken) * 1e3, 3),
+            "least_ms": round(min(taken) * 1e3, 3),
+            "times_faster": round(statistics.median(b / t for b, t in zip(times[BASELINE], taken, strict=True)), 2),
         }
         for name, taken in times.items()
     }
 
 
-def peak_mb(name: str, kind: str, tokens: int) -> float:
-    """Peak of a fresh process's memory over what it held before the call, in MB."""
-    code = (
-        "import resource, sys; sys.path[:0] = ['benchmarks', '.']; import ops\n"
-        "from ops import *\n"
-        f"value, shapes, *rest = ops.fused_arguments({tokens})\n"
-        "arguments = [value, shapes, *locations_and_weights(value, shapes, *rest)]; del rest\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        f"ops.{kind}(ops.CLASSIC[{name!r}], arguments)\n"
-        "sys.stdout.write(str((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024))"
-    )
-    root = Path(__file__).resolve().parent.parent
-    result = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=root, capture_output=True, text=True)
-    if result.returncode:
-        raise RuntimeError(result.stderr)
-    return round(float(result.stdout.split()[-1]), 1)
+def peak_mb(entry: str, name: str, kind: str, tokens: int, batch: int, dtype: torch.dtype, device: str) -> float:
+    """Most memory that one call holds beyond its arguments, in MB."""
+    run = RUNS[kind](implementations(entry, device)[name], arguments_of(entry, tokens, batch, dtype, device))
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return round((torch.cuda.max_memory_allocated() - before) / 1e6, 1)
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    before = _status("VmRSS")
+    run()
+    return round((_status("VmHWM") - before) / 1e3, 1)
 
 
-def machine() -> dict[str, Any]:
+def _status(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key))
+
+
+def memory(entry: str, kind: str, tokens: int, batch: int, dtype: torch.dtype, device: str) -> dict[str, float]:
+    names = implementations(entry, device)
+    if device == "cuda":
+        return {name: peak_mb(entry, name, kind, tokens, batch, dtype, device) for name in names}
+    if not Path("/proc/self/clear_refs").exists():
+        return {}
+    result = {}
+    for name in names:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+            result[name] = process.submit(peak_mb, entry, name, kind, tokens, batch, dtype, device).result()
+    return result
+
+
+def cases(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """On a CPU several images only at the smallest size, where the baseline ends within seconds."""
+    result = []
+    for tokens in args.tokens:
+        for batch in args.batch:
+            if args.device == "cpu" and batch > 1 and tokens > min(SHAPES):
+                continue
+            for dtype in args.types:
+                result += [
+                    {"tokens": tokens, "batch": batch, "type": dtype, "entry": entry, "run": run}
+                    for entry in ("classic", "fused")
+                    for run in RUNS
+                ]
+    return result
+
+
+def machine(device: str) -> dict[str, Any]:
     """What the figures depend on."""
+    from mtaclip.ops import check
+
     names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    return {
+    facts = {
         "processor": names[0].split(":")[1].strip() if names else platform.processor(),
-        "instruction_set": library.instruction_set(),
+        "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "built_for_torch": library.built_for(),
         "python": platform.python_version(),
+        "operator": check.built(),
         "date": datetime.date.today().isoformat(),
         "load_average": [round(load, 2) for load in os.getloadavg()],
     }
+    if device == "cuda":
+        facts |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
+    return facts
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--tokens", type=int, nargs="+", choices=sorted(SHAPES), default=sorted(SHAPES))
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 2, 8])
+    parser.add_argument("--types", nargs="+", choices=sorted(TYPES), help="of the value", default=None)
     parser.add_argument("--pairs", type=int, default=9, help="runs of each implementation")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--no-memory", action="store_true", help="leave out the peak memory, which starts processes")
+    parser.add_argument("--no-memory", action="store_true", help="leave out the peak memory")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     args = parser.parse_args()
-    if library.PROBLEM:
-        print(library.PROBLEM, file=sys.stderr)
-        return 1
+    args.types = args.types or ["float32", "bfloat16"] + (["float16"] if args.device == "cuda" else [])
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     torch.set_num_threads(args.threads)
-    results: list[dict[str, Any]] = []
-    for tokens in args.tokens:
-        fused = fused_arguments(tokens)
-        classic = [*fused[:2], *locations_and_weights(fused[0], *fused[1:])]
-        for entry, functions, arguments in (("classic", CLASSIC, classic), ("fused", FUSED, fused)):
-            for run in (forward, forward_backward):
-                row = {"tokens": tokens, "entry": entry, "run": run.__name__}
-                row["implementations"] = compare(run, functions, arguments, args.pairs)
-                results.append(row)
-                print(json.dumps(row), flush=True)
+    results = []
+    for case in cases(args):
+        place = (case["tokens"], case["batch"], TYPES[case["type"]], args.device)
+        arguments = arguments_of(case["entry"], *place)
+        functions = implementations(case["entry"], args.device)
+        runs = {name: RUNS[case["run"]](function, arguments) for name, function in functions.items()}
+        measured = compare(runs, args.device, args.pairs)
         if not args.no_memory:
-            memory = {
-                run: {name: peak_mb(name, run, tokens) for name in CLASSIC} for run in ("forward", "forward_backward")
-            }
-            results.append({"tokens": tokens, "entry": "classic", "peak_mb": memory})
-            print(json.dumps(results[-1]), flush=True)
+            for name, peak in memory(case["entry"], case["run"], *place).items():
+                measured[name]["peak_mb"] = peak
+        results.append({**case, "implementations": measured})
+        logging.info(json.dumps(results[-1]))
     if args.output:
-        setting = {"batch": 1, "heads": HEADS, "channels": CHANNELS, "levels": 3, "points": POINTS, "type": "float32"}
-        report = {"machine": machine(), "setting": setting, "pairs": args.pairs, "results": results}
-        args.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        setting = {"heads": HEADS, "channels": CHANNELS, "levels": 3, "points": POINTS, "noise_pixels": NOISE}
+        report = {"machine": machine(args.device), "setting": setting, "pairs": args.pairs, "results": results}
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        args.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return 0
 
 
