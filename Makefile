@@ -8,10 +8,12 @@ CUDA_VISIBLE_DEVICES ?=
 export CUDA_VISIBLE_DEVICES
 
 RUN := "$(VENV)/bin/python"
+# The same, with the GPUs that CUDA_VISIBLE_DEVICES names, all if it names none.
+RUN_ON_GPU := $(if $(CUDA_VISIBLE_DEVICES),,env -u CUDA_VISIBLE_DEVICES )$(RUN)
 DEMO := $(RUN) projects/MTACLIP/tools/run_demo.py
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo demo-baseline test test-oracles test-all lint format clean
+.PHONY: help env demo demo-baseline test test-oracles test-all gpu-check lint format clean
 
 help: ## list the targets
 	@echo "Targets of MTA-CLIP (variables: PYTHON=$(PYTHON) VENV=$(VENV) TORCH_INDEX=$(TORCH_INDEX)):"
@@ -36,6 +38,11 @@ test-oracles: env ## compare with the stored results of independent implementati
 
 test-all: lint ## lint and all tests
 	$(RUN) -m pytest -q
+
+gpu-check: env ## check, test and time the compiled operator on a GPU
+	$(RUN_ON_GPU) -m mtaclip.ops.check --device cuda
+	$(RUN_ON_GPU) -m pytest -q tests/ops
+	$(RUN_ON_GPU) benchmarks/ops.py --device cuda --output benchmarks/results/ops_cuda.json
 
 lint: env ## check style and formatting
 	$(RUN) -m ruff check .

@@ -33,6 +33,8 @@ PACKAGE_DATA: list[str] = PYPROJECT["tool"]["setuptools"]["package-data"]["mtacl
 DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python-headless", "open_clip": "open_clip_torch", "yaml": "pyyaml"}
 # Documented, not listed: the reader installs it by hand (INSTALL.md).
 BY_HAND = {"detectron2"}
+# Imported where they are there: triton comes with PyTorch's builds for GPUs, a benchmark compares itself with mmcv.
+OPTIONAL = {"triton", "mmcv"}
 
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
@@ -83,7 +85,7 @@ def test_dependencies_are_ranges_and_python_is_stated():
     ids=["package", "scripts"],
 )
 def test_everything_imported_is_declared(folders, extras):
-    declared = set(dependencies(*extras)) | BY_HAND
+    declared = set(dependencies(*extras)) | BY_HAND | OPTIONAL
     undeclared = {
         f"{name} ({file})"
         for name, file in third_party_imports(*folders)
@@ -128,7 +130,9 @@ def test_every_file_of_the_package_is_packaged():
         file.parent for file in files if file.suffix == ".py" and not (file.parent / "__init__.py").is_file()
     }
     assert not without_init, "setuptools leaves out folders without __init__.py"
+    # Compiled libraries come with their own step, and their sources are of no use where they are not compiled.
     data = [file.relative_to(package).as_posix() for file in files if file.suffix not in {".py", ".so"}]
+    data = [name for name in data if not name.startswith("ops/csrc/")]
     assert all(any(fnmatch(name, pattern) for pattern in PACKAGE_DATA) for name in data), data
     assert all(any(fnmatch(name, pattern) for name in data) for pattern in PACKAGE_DATA), "a pattern matches no file"
 
@@ -137,7 +141,7 @@ def test_every_file_of_the_package_is_packaged():
 def test_wheel_and_sdist_hold_the_package_and_its_data_and_nothing_else(tmp_path):
     tree = copy_tree(tmp_path / "tree", "mtaclip", "tests", "datasets", "projects", "configs")
     build = "import setuptools.build_meta as b; print(b.build_wheel('dist')); print(b.build_sdist('dist'))"
-    env = {**os.environ, "MTACLIP_BUILD_CPU": "0"}  # what a wheel without the compiled part holds
+    env = {**os.environ, "MTACLIP_BUILD_CPU": "0", "MTACLIP_BUILD_CUDA": "0"}
     subprocess.run([sys.executable, "-c", build], cwd=tree, check=True, capture_output=True, env=env)
     version = re.search(r'^__version__ = "(.+)"', (ROOT / "mtaclip" / "__init__.py").read_text(encoding="utf-8"), re.M)[
         1
@@ -153,6 +157,8 @@ def test_wheel_and_sdist_hold_the_package_and_its_data_and_nothing_else(tmp_path
     with tarfile.open(tree / "dist" / f"mtaclip-{version}.tar.gz") as sdist:
         names = {name.split("/", 1)[1] for name in sdist.getnames() if "/" in name}
     assert expected <= names
+    sources = {file.relative_to(ROOT).as_posix() for file in (ROOT / "mtaclip/ops/csrc").rglob("*.*")}
+    assert sources and sources <= names, "the source distribution cannot build the compiled libraries"
     assert {"LICENSE", "README.md", "INSTALL.md", "pyproject.toml", "setup.py"} <= names
     assert not any(name.startswith(("tests/", "datasets/", "projects/")) for name in names)
 
@@ -246,6 +252,30 @@ def test_environment_is_made_once_and_again_when_requirements_change(tmp_path):
         file.write("example==1.0\n")
     run_make(*make, folder=tree)
     assert len(calls(environment)) == len(order)
+
+
+@needs_make
+@pytest.mark.parametrize("source", ["cpu/operators.cpp", "cpu/kernels.h", "cuda/new.cu"])
+def test_environment_is_brought_up_to_date_when_a_source_of_the_operator_changes(tmp_path, source):
+    tree, environment = copy_tree(tmp_path / "tree", "mtaclip"), fake_environment(tmp_path / "env")
+    make = ["env", f"PYTHON={sys.executable}", f"VENV={environment}"]
+    run_make(*make, folder=tree)
+    calls(environment)
+    run_make(*make, folder=tree)
+    assert calls(environment) == []
+    file = tree / "mtaclip" / "ops" / "csrc" / source
+    file.parent.mkdir(exist_ok=True)
+    with file.open("a") as text:
+        text.write("// changed\n")
+    run_make(*make, folder=tree)
+    assert any("--editable" in call for call in calls(environment))
+
+
+@needs_make
+def test_gpu_check_sees_the_gpus_that_other_targets_hide():
+    hidden = run_make("-n", "gpu-check").stdout
+    assert "env -u CUDA_VISIBLE_DEVICES" in hidden and "-m mtaclip.ops.check --device cuda" in hidden
+    assert "env -u CUDA_VISIBLE_DEVICES" not in run_make("-n", "gpu-check", "CUDA_VISIBLE_DEVICES=1").stdout
 
 
 @needs_make

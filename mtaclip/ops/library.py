@@ -1,45 +1,54 @@
-"""The operators of PyTorch's library `mtaclip`: schemas, shapes, gradients, and the compiled part if it is there.
+"""The operators of PyTorch's library `mtaclip`: schemas, shapes, gradients, and what computes them.
 
-The schemas are defined here whether or not `_C_cpu.abi3.so` loads, so a traced or exported graph is the same on every
-machine. Without a compiled implementation for a device, the operator computes what the plain PyTorch reference does.
+The schemas are defined here whether or not a compiled library loads, so a traced or exported graph is the same on every
+machine. Without a compiled library or Triton for a device, the operators compute what plain PyTorch does.
 """
 
-import ctypes
-import re
+import importlib.util
+import os
+import shutil
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from mtaclip.ops.reference import ms_deform_attn_classic_reference, ms_deform_attn_reference
+from mtaclip.ops import compiled
+from mtaclip.ops.pytorch import ms_deform_attn_classic_pytorch, ms_deform_attn_pytorch
 
-FILE = Path(__file__).with_name("_C_cpu.abi3.so")
-REBUILD = "`pip install --no-build-isolation --no-deps -e .` in the checkout builds it"
-# What the compiled part takes on the CPU.
-CPU_TYPES = (torch.float32, torch.float64, torch.bfloat16)
+IMPLEMENTATIONS = ("compiled", "triton", "pytorch", "reference")
+
+
+def _forced() -> str:
+    name = os.environ.get("MTACLIP_OPS", "")
+    if name and name not in IMPLEMENTATIONS:
+        raise ValueError(f"MTACLIP_OPS must be one of {', '.join(IMPLEMENTATIONS)} or unset, got {name!r}.")
+    return name
+
+
+# The implementation that MTACLIP_OPS names, "" if it leaves the choice.
+FORCED = _forced()
 
 _library = torch.library.Library("mtaclip", "DEF")
 _FUSED = "Tensor value, Tensor reference_points, Tensor sampling_offsets, Tensor attention_logits, SymInt[] shapes"
 _CLASSIC = "Tensor value, Tensor sampling_locations, Tensor attention_weights, SymInt[] shapes"
 for _name, _arguments in (("ms_deform_attn", _FUSED), ("ms_deform_attn_classic", _CLASSIC)):
     _library.define(f"{_name}({_arguments}) -> Tensor")
-    _library.define(f"{_name}_backward(Tensor grad, {_arguments}) -> (Tensor, Tensor, Tensor)")
+    _library.define(f"{_name}_backward(Tensor grad, {_arguments}, bool deterministic) -> (Tensor, Tensor, Tensor)")
 
 
 def _pairs(shapes: list[int]) -> list[tuple[int, int]]:
     return list(zip(shapes[::2], shapes[1::2], strict=True))
 
 
-# --- without a compiled implementation -------------------------------------------------------------------------------
+# --- in plain PyTorch -----------------------------------------------------------------------------------------------
 
 
 def _fused_in_pytorch(value: Tensor, reference: Tensor, offsets: Tensor, logits: Tensor, shapes: list[int]) -> Tensor:
-    return ms_deform_attn_reference(value, _pairs(shapes), reference, offsets, logits).contiguous()
+    return ms_deform_attn_pytorch(value, _pairs(shapes), reference, offsets, logits).contiguous()
 
 
 def _classic_in_pytorch(value: Tensor, locations: Tensor, weights: Tensor, shapes: list[int]) -> Tensor:
-    return ms_deform_attn_classic_reference(value, _pairs(shapes), locations, weights).contiguous()
+    return ms_deform_attn_classic_pytorch(value, _pairs(shapes), locations, weights).contiguous()
 
 
 _library.impl("ms_deform_attn", _fused_in_pytorch, "CompositeExplicitAutograd")
@@ -49,7 +58,7 @@ _library.impl("ms_deform_attn_classic", _classic_in_pytorch, "CompositeExplicitA
 def _gradients_in_pytorch(
     function: Callable[..., Tensor], grad: Tensor, tensors: tuple[Tensor, ...], shapes: list[int]
 ) -> tuple[Tensor, ...]:
-    """Gradients of all `tensors`, through the reference once more."""
+    """Gradients of all `tensors`, through `function` once more."""
     if torch.is_grad_enabled():
         raise RuntimeError("mtaclip: multi-scale deformable attention has no second derivative.")
     with torch.enable_grad():
@@ -72,14 +81,20 @@ def _(value: Tensor, locations: Tensor, weights: Tensor, shapes: list[int]) -> T
 
 @torch.library.register_fake("mtaclip::ms_deform_attn_backward")
 def _(
-    grad: Tensor, value: Tensor, reference: Tensor, offsets: Tensor, logits: Tensor, shapes: list[int]
+    grad: Tensor,
+    value: Tensor,
+    reference: Tensor,
+    offsets: Tensor,
+    logits: Tensor,
+    shapes: list[int],
+    deterministic: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return value.new_empty(value.shape), offsets.new_empty(offsets.shape), logits.new_empty(logits.shape)
 
 
 @torch.library.register_fake("mtaclip::ms_deform_attn_classic_backward")
 def _(
-    grad: Tensor, value: Tensor, locations: Tensor, weights: Tensor, shapes: list[int]
+    grad: Tensor, value: Tensor, locations: Tensor, weights: Tensor, shapes: list[int], deterministic: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     return value.new_empty(value.shape), locations.new_empty(locations.shape), weights.new_empty(weights.shape)
 
@@ -95,23 +110,26 @@ def _keep_nothing(ctx, inputs, output) -> None:
 
 def _fused_backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
     value, reference, offsets, logits = ctx.saved_tensors
-    if not compiled(value):
+    if not has_kernel(value):
         return *_gradients_in_pytorch(_fused_in_pytorch, grad, ctx.saved_tensors, ctx.shapes), None
     by_value, by_offsets, by_logits = torch.ops.mtaclip.ms_deform_attn_backward(
-        grad, value, reference, offsets, logits, ctx.shapes
+        grad, value, reference, offsets, logits, ctx.shapes, torch.are_deterministic_algorithms_enabled()
     )
     by_reference = None
     if ctx.needs_input_grad[1]:  # one step of a reference point moves a point by a level's size in pixels
-        sizes = by_offsets.new_tensor([(w, h) for h, w in _pairs(ctx.shapes)])[:, None]
+        sizes = reference.new_tensor([(w, h) for h, w in _pairs(ctx.shapes)])[:, None]
         by_reference = (by_offsets * sizes).sum((0, 2, 3, 4))
     return by_value, by_reference, by_offsets, by_logits, None
 
 
 def _classic_backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
     value, locations, weights = ctx.saved_tensors
-    if not compiled(value):
+    if not has_kernel(value):
         return *_gradients_in_pytorch(_classic_in_pytorch, grad, ctx.saved_tensors, ctx.shapes), None
-    return *torch.ops.mtaclip.ms_deform_attn_classic_backward(grad, value, locations, weights, ctx.shapes), None
+    gradients = torch.ops.mtaclip.ms_deform_attn_classic_backward(
+        grad, value, locations, weights, ctx.shapes, torch.are_deterministic_algorithms_enabled()
+    )
+    return *gradients, None
 
 
 def _no_second_derivative(ctx, *grads: Tensor) -> None:
@@ -124,45 +142,71 @@ for _name in ("ms_deform_attn_backward", "ms_deform_attn_classic_backward"):
     torch.library.register_autograd(f"mtaclip::{_name}", _no_second_derivative, setup_context=_keep_nothing)
 
 
-# --- the compiled part -----------------------------------------------------------------------------------------------
+# --- what is faster than plain PyTorch -------------------------------------------------------------------------------
 
 
-def built_for(file: Path = FILE) -> str | None:
-    """The PyTorch version a library was built with, read from the file without loading it; None if it says none."""
-    found = re.search(rb"mtaclip-built-for-torch=([^;\0]+);", file.read_bytes()) if file.is_file() else None
-    return found[1].decode() if found else None
-
-
-def load(file: Path = FILE) -> str:
-    """Load the compiled part.
-
-    Returns:
-        "" if it loaded, else one sentence that says why not and what to do.
-    """
-    if not file.is_file():
-        return f"The compiled operator is not built; {REBUILD} where a C++ compiler and PyTorch 2.10 or newer are."
-    try:
-        torch.ops.load_library(file)
-    except OSError as error:
-        reason = " ".join(str(error).split())
-        return (
-            f"The compiled operator {file} was built for PyTorch {built_for(file) or 'unknown'} and does not load "
-            f"with {torch.__version__} ({reason}); {REBUILD} anew."
-        )
+def _triton_problem() -> str:
+    if torch.version.cuda is None and torch.version.hip is None:
+        return f"Triton is of no use to PyTorch {torch.__version__}, which is without a GPU."
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed; `pip install triton` adds it."
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "Triton needs a C compiler, gcc or clang, and there is none."
     return ""
 
 
-def instruction_set() -> str:
-    """The instruction set the loaded library uses: "avx512", "avx2" or "baseline"."""
-    function = ctypes.CDLL(str(FILE)).mtaclip_cpu_kernels
-    function.restype = ctypes.c_char_p
-    return function().decode()
+def _register_triton() -> None:
+    """Let Triton compute on GPUs; it is imported by the first call, because that takes time."""
+
+    def fused(value: Tensor, *arguments) -> Tensor:
+        from mtaclip.ops import triton_kernels
+
+        return triton_kernels.forward(value, *arguments)
+
+    def fused_backward(grad: Tensor, value: Tensor, *arguments) -> tuple[Tensor, Tensor, Tensor]:
+        from mtaclip.ops import triton_kernels
+
+        return triton_kernels.backward(grad, value, *arguments)
+
+    def classic(value: Tensor, *arguments) -> Tensor:
+        return fused(value, None, *arguments)
+
+    def classic_backward(grad: Tensor, value: Tensor, *arguments) -> tuple[Tensor, Tensor, Tensor]:
+        return fused_backward(grad, value, None, *arguments)
+
+    _library.impl("ms_deform_attn", fused, "CUDA")
+    _library.impl("ms_deform_attn_backward", fused_backward, "CUDA")
+    _library.impl("ms_deform_attn_classic", classic, "CUDA")
+    _library.impl("ms_deform_attn_classic_backward", classic_backward, "CUDA")
 
 
-# Why there is no compiled part; "" if there is one.
-PROBLEM = load()
+CPU = compiled.load_cpu()
+# Both would register themselves for the same device.
+CUDA = compiled.load_cuda("MTACLIP_OPS=triton keeps the compiled operator for CUDA away." if FORCED == "triton" else "")
+# Why Triton cannot be used; "" if it can.
+TRITON_PROBLEM = _triton_problem()
+if CUDA.problem and not TRITON_PROBLEM:
+    _register_triton()
 
 
-def compiled(value: Tensor) -> bool:
-    """Whether the compiled part computes with tensors like `value`."""
-    return not PROBLEM and value.device.type == "cpu" and value.dtype in CPU_TYPES
+def compiled_problem(value: Tensor) -> str:
+    """Why no compiled library computes with tensors like `value`; "" if one does."""
+    for library in (CPU, CUDA):
+        if library.device == value.device.type:
+            if library.problem:
+                return library.problem
+            if value.dtype in library.types:
+                return ""
+    return f"The compiled operator does not take {value.dtype} on the device type {value.device.type!r}."
+
+
+def triton_problem(value: Tensor) -> str:
+    """Why Triton does not compute with tensors like `value`; "" if it does."""
+    if value.device.type != "cuda":
+        return f"Triton does not compute on the device type {value.device.type!r}."
+    return TRITON_PROBLEM
+
+
+def has_kernel(value: Tensor) -> bool:
+    """Whether the operators have something faster than plain PyTorch for tensors like `value`."""
+    return not compiled_problem(value) or not triton_problem(value)

@@ -2,13 +2,13 @@
 
 Letters: B images, L levels, S = sum of the levels' pixels, N queries, M heads, D channels per head, P points.
 
-Three implementations have the same results: "compiled" (mtaclip/ops/csrc), "pytorch" (fast without a compiler) and
-"reference" (the plainest). The environment variable MTACLIP_OPS names one to use whatever the tensors are.
+Four implementations have the same results: "compiled" (mtaclip/ops/csrc, for CPUs and NVIDIA's GPUs), "triton" (GPUs
+without the compiled one), "pytorch" (everywhere) and "reference" (the plainest, for tests). The environment variable
+MTACLIP_OPS names one to use whatever the tensors are.
 """
 
 import functools
 import logging
-import os
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -18,17 +18,7 @@ from mtaclip.ops import library
 from mtaclip.ops.pytorch import ms_deform_attn_classic_pytorch, ms_deform_attn_pytorch
 from mtaclip.ops.reference import ms_deform_attn_classic_reference, ms_deform_attn_reference, precise_type
 
-IMPLEMENTATIONS = ("compiled", "pytorch", "reference")
-
-
-def _forced() -> str:
-    name = os.environ.get("MTACLIP_OPS", "")
-    if name and name not in IMPLEMENTATIONS:
-        raise ValueError(f"MTACLIP_OPS must be one of {', '.join(IMPLEMENTATIONS)} or unset, got {name!r}.")
-    return name
-
-
-FORCED = _forced()
+TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def ms_deform_attn(
@@ -72,14 +62,9 @@ def ms_deform_attn(
         return ms_deform_attn_reference(value, spatial_shapes, reference_points, sampling_offsets, attention_logits)
     if chosen == "pytorch":
         return ms_deform_attn_pytorch(value, spatial_shapes, reference_points, sampling_offsets, attention_logits)
-    precise = precise_type(value)
-    return torch.ops.mtaclip.ms_deform_attn(
-        value,
-        reference_points.to(precise),
-        sampling_offsets.to(precise),
-        attention_logits.to(precise),
-        [size for shape in spatial_shapes for size in shape],
-    )
+    offsets, logits = _as_kernels_take_them(value, sampling_offsets, attention_logits)
+    sizes = [size for shape in spatial_shapes for size in shape]
+    return torch.ops.mtaclip.ms_deform_attn(value, reference_points.to(precise_type(value)), offsets, logits, sizes)
 
 
 def ms_deform_attn_classic(
@@ -121,32 +106,33 @@ def ms_deform_attn_classic(
 
 
 def implementation(value: Tensor) -> str:
-    """What computes with tensors like `value`: one of `IMPLEMENTATIONS`.
+    """What computes with tensors like `value`: one of `library.IMPLEMENTATIONS`.
 
     Raises:
-        RuntimeError: MTACLIP_OPS asks for the compiled part, and it cannot be used.
+        RuntimeError: MTACLIP_OPS asks for an implementation that cannot be used.
     """
-    usable = library.compiled(value)
-    if FORCED == "compiled" and not usable:
-        raise RuntimeError(f"MTACLIP_OPS=compiled cannot be followed: {_why_not(value)}")
-    if FORCED:
-        return FORCED
-    if usable:
-        return "compiled"
-    if not torch.compiler.is_compiling():
-        _say_once(_why_not(value))
-    return "reference"
-
-
-def _why_not(value: Tensor) -> str:
-    if value.device.type == "cpu" and library.PROBLEM:
-        return library.PROBLEM
-    return f"The compiled operator does not take {value.dtype} on the device type {value.device.type!r}."
+    problems = {"compiled": library.compiled_problem(value), "triton": library.triton_problem(value)}
+    if library.FORCED:
+        if problems.get(library.FORCED):
+            raise RuntimeError(f"MTACLIP_OPS={library.FORCED} cannot be followed: {problems[library.FORCED]}")
+        return library.FORCED
+    chosen = next((name for name, problem in problems.items() if not problem), "pytorch")
+    if chosen != "compiled" and not torch.compiler.is_compiling():
+        _say_once(problems["compiled"], {"triton": "Triton", "pytorch": "plain PyTorch"}[chosen])
+    return chosen
 
 
 @functools.cache
-def _say_once(reason: str) -> None:
-    logging.getLogger(__name__).warning("%s Deformable attention runs in plain PyTorch.", reason)
+def _say_once(problem: str, instead: str) -> None:
+    logging.getLogger(__name__).warning("%s Deformable attention runs in %s.", problem, instead)
+
+
+def _as_kernels_take_them(value: Tensor, offsets: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Both as they are if they have the 16-bit type of a value on a GPU, whose kernels convert; else both precise."""
+    if value.device.type == "cuda" and offsets.dtype == logits.dtype == value.dtype:
+        return offsets, logits
+    precise = precise_type(value)
+    return offsets.to(precise), logits.to(precise)
 
 
 def _autocast(value: Tensor) -> Tensor:
@@ -164,11 +150,20 @@ def _check_value(
             f"{entry}: value must be (B, S, M, D) and {name} (B, N, M, L, P, 2), "
             f"got {tuple(value.shape)} and {tuple(positions.shape)}."
         )
-    if not value.dtype.is_floating_point:
-        raise ValueError(f"{entry}: value must have a floating-point data type, got {value.dtype}.")
+    if value.dtype not in TYPES:
+        raise ValueError(f"{entry}: value must be float32, float64, bfloat16 or float16, got {value.dtype}.")
+    if not all(_is_size_pair(shape) for shape in spatial_shapes):
+        raise ValueError(
+            f"{entry}: spatial_shapes must be pairs (height, width) of positive whole numbers, got {spatial_shapes}."
+        )
     pixels = value.shape[1]
     if sum(h * w for h, w in spatial_shapes) != pixels:
         raise ValueError(f"{entry}: value has {pixels} pixels, spatial_shapes {list(spatial_shapes)} do not.")
+
+
+def _is_size_pair(shape: object) -> bool:
+    sizes = shape if isinstance(shape, (tuple, list)) else ()
+    return len(sizes) == 2 and all(isinstance(size, (int, torch.SymInt)) and size > 0 for size in sizes)
 
 
 def _check(entry: str, value: Tensor, expected: Mapping[str, tuple[Tensor, tuple[int, ...]]]) -> None:

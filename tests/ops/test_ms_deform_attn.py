@@ -1,9 +1,19 @@
-"""Multi-scale deformable attention against a loop over points, and its gradients."""
+"""Multi-scale deformable attention against a loop over points, wrong arguments, and the choice of what computes it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from mtaclip.ops import ms_deform_attn
+from mtaclip.ops import compiled, library, ms_deform_attn, ms_deform_attn_classic
+from mtaclip.ops.ms_deform_attn import implementation
+from mtaclip.ops.reference import locations_and_weights
+
+ROOT = Path(__file__).resolve().parents[2]
 
 SHAPES = [(3, 5), (2, 2), (1, 1)]
 
@@ -60,10 +70,138 @@ def test_half_precision_values_keep_precise_coordinates():
     torch.testing.assert_close(actual, expected.bfloat16(), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("index", [0, 1, 2, 3, 4])
-def test_a_wrong_shape_names_its_argument(index):
-    names = ["value", "spatial_shapes", "reference_points", "sampling_offsets", "attention_logits"]
+# --- wrong arguments -------------------------------------------------------------------------------------------------
+
+FUSED = ["value", "spatial_shapes", "reference_points", "sampling_offsets", "attention_logits"]
+CLASSIC = ["value", "spatial_shapes", "sampling_locations", "attention_weights"]
+
+
+def arguments_of(entry):
     arguments = list(tensors())
-    arguments[index] = arguments[index][:-1] if index else arguments[index][:, :-1]
-    with pytest.raises(ValueError, match=names[index]):
-        ms_deform_attn(*arguments)
+    if entry is ms_deform_attn_classic:
+        arguments[2:] = locations_and_weights(*arguments)
+    return arguments
+
+
+@pytest.mark.parametrize(
+    ("entry", "name"),
+    [(ms_deform_attn, name) for name in FUSED] + [(ms_deform_attn_classic, name) for name in CLASSIC],
+)
+def test_a_wrong_shape_names_its_argument(entry, name):
+    arguments, index = arguments_of(entry), (FUSED if entry is ms_deform_attn else CLASSIC).index(name)
+    for change in (lambda a: a[:, :-1] if name == "value" else a[:-1], lambda a: a[None] if torch.is_tensor(a) else []):
+        wrong = [*arguments[:index], change(arguments[index]), *arguments[index + 1 :]]
+        with pytest.raises(ValueError, match=f"^{entry.__name__}: .*{name}"):
+            entry(*wrong)
+
+
+@pytest.mark.parametrize(
+    ("entry", "name"),
+    [(ms_deform_attn, name) for name in FUSED if name != "spatial_shapes"]
+    + [(ms_deform_attn_classic, name) for name in CLASSIC if name != "spatial_shapes"],
+)
+def test_a_wrong_type_or_device_names_its_argument(entry, name):
+    arguments, index = arguments_of(entry), (FUSED if entry is ms_deform_attn else CLASSIC).index(name)
+    for change in (torch.Tensor.long, lambda t: t.to("meta")):
+        wrong = [*arguments[:index], change(arguments[index]), *arguments[index + 1 :]]
+        with pytest.raises(ValueError, match=f"^{entry.__name__}: .*{name}"):
+            entry(*wrong)
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        torch.tensor(SHAPES),
+        [(3, 5), (2, 2), (1,)],
+        [(-3, -5), (2, 2), (1, 1)],
+        [15, 4, 1],
+        [(3.0, 5.0), (2, 2), (1, 1)],
+    ],
+)
+def test_spatial_shapes_that_are_no_sizes_are_refused(shapes):
+    value, _, *rest = tensors()
+    with pytest.raises(ValueError, match=r"spatial_shapes must be pairs \(height, width\) of positive whole numbers"):
+        ms_deform_attn(value, shapes, *rest)
+
+
+def test_the_operator_itself_refuses_what_would_read_foreign_memory():
+    value, shapes, *rest = tensors()
+    sizes = [size for shape in shapes for size in shape]
+    for wrong in ([*sizes[:-1], 2], sizes[:-2]):
+        with pytest.raises((RuntimeError, ValueError, IndexError)):
+            torch.ops.mtaclip.ms_deform_attn(value, *rest, wrong)
+
+
+# --- the choice ------------------------------------------------------------------------------------------------------
+
+STEP = """
+import torch
+from mtaclip.ops import library, ms_deform_attn
+value, offsets = torch.randn(1, 4, 2, 8, requires_grad=True), torch.randn(1, 4, 2, 1, 2, 2, requires_grad=True)
+ms_deform_attn(value, [(2, 2)], torch.rand(4, 2), offsets, torch.randn(1, 4, 2, 2)).sum().backward()
+assert value.grad.abs().sum() > 0 and offsets.grad.isfinite().all()
+"""
+
+
+def run(code, root=ROOT, **variables):
+    env = {**os.environ, "PYTHONPATH": str(root), **variables}
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], cwd=root, env=env, capture_output=True, text=True
+    )
+
+
+@pytest.mark.skipif(bool(library.CPU.problem), reason=library.CPU.problem)
+def test_the_compiled_library_computes_what_it_takes():
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        assert implementation(torch.empty(0, dtype=dtype)) == "compiled"
+
+
+def test_float16_on_the_cpu_runs_in_plain_pytorch_and_says_so_once(caplog):
+    half = [a.half() if torch.is_tensor(a) else a for a in tensors(torch.float32)]
+    outputs = [ms_deform_attn(*half) for _ in range(2)]
+    expected = ms_deform_attn(*(a.float() if torch.is_tensor(a) else a for a in half))
+    assert outputs[0].dtype == torch.float16
+    torch.testing.assert_close(outputs[0].float(), expected, rtol=2**-10, atol=1e-6)
+    if not library.CPU.problem:
+        assert [record.getMessage() for record in caplog.records] == [
+            "The compiled operator does not take torch.float16 on the device type 'cpu'. "
+            "Deformable attention runs in plain PyTorch."
+        ]
+
+
+def test_a_package_without_compiled_libraries_trains_says_so_once_and_leaves_triton_alone(tmp_path):
+    shutil.copytree(ROOT / "mtaclip", tmp_path / "mtaclip", ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+    code = STEP + STEP + "import sys; assert library.CPU.problem and library.CUDA.problem\n"
+    result = run(code + "assert 'mtaclip.ops.triton_kernels' not in sys.modules", root=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("The compiled operator for CPU is not built") == 1
+    assert result.stderr.count("for CUDA") == 0
+
+
+@pytest.mark.parametrize("name", ["pytorch", "reference"])
+def test_mtaclip_ops_chooses(name):
+    check = f"from mtaclip.ops.ms_deform_attn import implementation; assert implementation(value) == {name!r}"
+    result = run(STEP + check, MTACLIP_OPS=name)
+    assert result.returncode == 0 and not result.stderr, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "variables", "sentence"),
+    [
+        ("import mtaclip.ops", {"MTACLIP_OPS": "fast"}, "MTACLIP_OPS must be one of compiled, triton, pytorch"),
+        ("import mtaclip.ops", {"MTACLIP_CPU": "sse"}, "MTACLIP_CPU must be one of avx512, avx2, baseline or unset"),
+        (STEP, {"MTACLIP_OPS": "triton"}, "MTACLIP_OPS=triton cannot be followed: Triton does not compute on"),
+    ],
+    ids=["unknown implementation", "unknown instruction set", "implementation for another device"],
+)
+def test_a_choice_that_cannot_be_followed_is_one_sentence(code, variables, sentence):
+    result = run(code, **variables)
+    assert result.returncode == 1
+    assert sentence in result.stderr.splitlines()[-1]
+
+
+def test_an_instruction_set_that_the_processor_lacks_is_refused():
+    compiled.check_instruction_set("avx2", "avx2")
+    compiled.check_instruction_set("", "avx2")
+    with pytest.raises(ValueError, match="MTACLIP_CPU asks for avx512, which this processor does not have"):
+        compiled.check_instruction_set("avx512", "avx2")

@@ -15,7 +15,8 @@
 #define MTACLIP_TEXT_OF(x) #x
 #define MTACLIP_TEXT(x) MTACLIP_TEXT_OF(x)
 
-// Read by mtaclip/ops/library.py from the file itself, so that it can tell even when the file does not load.
+// Read by mtaclip/ops/compiled.py from the file itself, so that it can tell even when the file does not load. setup.py
+// gives the version of PyTorch and, after a semicolon, the number of the operators' interface.
 extern "C" __attribute__((used, visibility("default"))) const char mtaclip_built_for[] =
     "mtaclip-built-for-torch=" MTACLIP_TEXT(MTACLIP_TORCH) ";";
 
@@ -30,17 +31,19 @@ struct Choice {
   const char* name;
 };
 
+// The best that the processor and MTACLIP_CPU allow; mtaclip/ops/compiled.py refuses a value that leads elsewhere.
 Choice choose_kernels() {
-  const char* wanted = std::getenv("MTACLIP_CPU");
-  (void)wanted;
 #if defined(__x86_64__)
-  const auto allowed = [&](const char* name) { return wanted == nullptr || std::strcmp(wanted, name) == 0; };
+  const char* wanted = std::getenv("MTACLIP_CPU");
+  const auto allowed = [&](const char* name) {
+    return wanted == nullptr || *wanted == '\0' || std::strcmp(wanted, name) == 0;
+  };
   __builtin_cpu_init();
   const bool fused = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   const bool wide = fused && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                     __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
   if (wide && allowed("avx512")) return {avx512_kernels(), "avx512"};
-  if (fused && (allowed("avx2") || allowed("avx512"))) return {avx2_kernels(), "avx2"};
+  if (fused && allowed("avx2")) return {avx2_kernels(), "avx2"};
 #endif
   return {baseline_kernels(), "baseline"};
 }
@@ -165,7 +168,8 @@ Tensor fused(const Tensor& value, const Tensor& reference_points, const Tensor& 
 }
 
 Gradients fused_backward(const Tensor& grad, const Tensor& value, const Tensor& reference_points,
-                         const Tensor& sampling_offsets, const Tensor& attention_logits, std::vector<int64_t> shapes) {
+                         const Tensor& sampling_offsets, const Tensor& attention_logits, std::vector<int64_t> shapes,
+                         bool /* deterministic: always */) {
   return run_backward(Call(value, &reference_points, sampling_offsets, attention_logits, std::move(shapes)), grad);
 }
 
@@ -175,7 +179,8 @@ Tensor classic(const Tensor& value, const Tensor& sampling_locations, const Tens
 }
 
 Gradients classic_backward(const Tensor& grad, const Tensor& value, const Tensor& sampling_locations,
-                           const Tensor& attention_weights, std::vector<int64_t> shapes) {
+                           const Tensor& attention_weights, std::vector<int64_t> shapes,
+                           bool /* deterministic: always */) {
   return run_backward(Call(value, nullptr, sampling_locations, attention_weights, std::move(shapes)), grad);
 }
 
