@@ -29,7 +29,9 @@ SOURCES = Path("mtaclip/ops/csrc")
 OLDEST_TORCH = (2, 10)
 # The binary interface of that version, of which the libraries use nothing newer: they load in every later one.
 TARGET = "0x020a000000000000"
-OPTIONS = ["-std=c++20", "-O3", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", "-g0"]
+OPTIONS = ["-std=c++20", "-O3", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-g0"]
+# GCC warns of its own headers, and Clang of GCC's options.
+OPTIONS += ["-Wno-psabi", "-Wno-maybe-uninitialized", "-Wno-unknown-warning-option"]
 AVX2 = ["-mavx2", "-mfma", "-mprfchw"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mprefer-vector-width=512"]
 FOR_FILE = {"kernels_avx2.cpp": AVX2, "kernels_avx512.cpp": AVX512}

@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mtaclip.ops import ms_deform_attn, ms_deform_attn_classic
+from mtaclip.ops import compiled, library, ms_deform_attn, ms_deform_attn_classic
 from mtaclip.ops.pytorch import ms_deform_attn_classic_pytorch, ms_deform_attn_pytorch
 from mtaclip.ops.reference import locations_and_weights
 
@@ -235,8 +235,7 @@ def cases(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 def machine(device: str) -> dict[str, Any]:
     """What the figures depend on."""
-    from mtaclip.ops import check
-
+    used = library.CUDA if device == "cuda" else library.CPU
     names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     facts = {
         "processor": names[0].split(":")[1].strip() if names else platform.processor(),
@@ -244,10 +243,12 @@ def machine(device: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "operator": check.built(),
+        "operator": used.problem or used.built_for(),
         "date": datetime.date.today().isoformat(),
         "load_average": [round(load, 2) for load in os.getloadavg()],
     }
+    if device == "cpu" and not used.problem:
+        facts["instruction_set"] = compiled.instruction_set(used)
     if device == "cuda":
         facts |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
     return facts

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <cstdlib>
+#include <utility>
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif

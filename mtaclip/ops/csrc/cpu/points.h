@@ -2,18 +2,6 @@
 
 constexpr int64_t kBlock = 16;  // arrays of points are padded to multiples of it, so that loops have no remainder
 
-// Rows are counted in integers as wide as T, so that vectors of both have the same number of lanes.
-template <class T>
-struct IndexOf {
-  using type = int32_t;
-};
-template <>
-struct IndexOf<double> {
-  using type = int64_t;
-};
-template <class T>
-using Index = typename IndexOf<T>::type;
-
 // Sizes of the level that each point samples, and the work space for one tuple's points.
 template <class T>
 struct Points {
@@ -21,7 +9,7 @@ struct Points {
   T *width, *height;        // of the point's level
   T *absent;                // 0 for a point, a large negative number for padding
   Index<T> *origin, *line;  // the level's first pixel and its rows per line
-  T *x, *y, *weight;        // pixels (0 is the first pixel's centre), softmaxed weight
+  T *weight;                // softmaxed
   T *fraction_x, *fraction_y;
   Index<T> *upper, *lower;  // rows of the left neighbours
   T* share[4];              // bilinear share times weight: upper left, upper right, lower left, lower right
@@ -29,7 +17,7 @@ struct Points {
   T *positions, *weights;   // (2 * padded) and (padded): padded copies, and results
 };
 
-constexpr int64_t kArrays = 8 + 4 + 4 + 4 + 3;  // of a T's size, per padded point
+constexpr int64_t kArrays = 6 + 4 + 4 + 4 + 3;  // of a T's size, per padded point
 
 template <class T>
 int64_t points_bytes(const Problem& p) {
@@ -48,7 +36,7 @@ Points<T> make_points(const Problem& p, void* memory) {
     return start;
   };
   const auto take_index = [&] { return reinterpret_cast<Index<T>*>(take(1)); };
-  T** const numbers[] = {&t.width, &t.height, &t.absent, &t.x, &t.y, &t.weight, &t.fraction_x, &t.fraction_y};
+  T** const numbers[] = {&t.width, &t.height, &t.absent, &t.weight, &t.fraction_x, &t.fraction_y};
   for (T** array : numbers) *array = take(1);
   Index<T>** const integers[] = {&t.origin, &t.line, &t.upper, &t.lower};
   for (Index<T>** array : integers) *array = take_index();
@@ -116,35 +104,31 @@ inline void softmax(const Points<T>& t, const T* logits) {
   for (int64_t k = 0; k < t.padded; k += N) store<T, N>(t.weight + k, load<T, N>(t.weight + k) * scale);
 }
 
-// Positions in pixels to rows and shares. What is not in reach of its level (NaN too) goes to the zeros above it.
-template <class T>
-inline void locate(const Points<T>& t) {
-  constexpr int N = lanes<T, kBlock>();
+// Positions in pixels of points k .. k + N - 1 (0 is the centre of the level's first pixel) to rows and shares. What is
+// not in reach of its level (NaN too) goes to the zeros above it.
+template <class T, int N>
+inline void locate(const Points<T>& t, int64_t k, Vector<T, N> x, Vector<T, N> y) {
   using V = Vector<T, N>;
   using I = Vector<Index<T>, N>;
   const V zero = {}, edge = zero - T(1), above = zero - T(2);
-  for (int64_t k = 0; k < t.padded; k += N) {
-    const V weight = load<T, N>(t.weight + k);
-    V x = load<T, N>(t.x + k), y = load<T, N>(t.y + k);
-    const auto reached =
-        (x > edge) & (x < load<T, N>(t.width + k)) & (y > edge) & (y < load<T, N>(t.height + k));
-    x = (reached ? x : zero) + T(2);  // >= 0, so that truncation rounds down
-    y = (reached ? y : above) + T(2);
-    const I column = __builtin_convertvector(x, I), line = __builtin_convertvector(y, I);
-    const V fx = x - __builtin_convertvector(column, V), fy = y - __builtin_convertvector(line, V);
-    const I stride = load<Index<T>, N>(t.line + k);
-    const I upper = load<Index<T>, N>(t.origin + k) + (line - 2) * stride + (column - 2);
-    store<Index<T>, N>(t.upper + k, upper);
-    store<Index<T>, N>(t.lower + k, upper + stride);
-    const V low = weight * fy, high = weight - low;
-    const V low_right = low * fx, high_right = high * fx;
-    store<T, N>(t.share[0] + k, high - high_right);
-    store<T, N>(t.share[1] + k, high_right);
-    store<T, N>(t.share[2] + k, low - low_right);
-    store<T, N>(t.share[3] + k, low_right);
-    store<T, N>(t.fraction_x + k, fx);
-    store<T, N>(t.fraction_y + k, fy);
-  }
+  const auto reached = (x > edge) & (x < load<T, N>(t.width + k)) & (y > edge) & (y < load<T, N>(t.height + k));
+  x = (reached ? x : zero) + T(2);  // >= 0, so that truncation rounds down
+  y = (reached ? y : above) + T(2);
+  const I column = __builtin_convertvector(x, I), line = __builtin_convertvector(y, I);
+  const V fx = x - __builtin_convertvector(column, V), fy = y - __builtin_convertvector(line, V);
+  const I stride = load<Index<T>, N>(t.line + k);
+  const I upper = load<Index<T>, N>(t.origin + k) + (line - 2) * stride + (column - 2);
+  store<Index<T>, N>(t.upper + k, upper);
+  store<Index<T>, N>(t.lower + k, upper + stride);
+  const V weight = load<T, N>(t.weight + k);
+  const V low = weight * fy, high = weight - low;
+  const V low_right = low * fx, high_right = high * fx;
+  store<T, N>(t.share[0] + k, high - high_right);
+  store<T, N>(t.share[1] + k, high_right);
+  store<T, N>(t.share[2] + k, low - low_right);
+  store<T, N>(t.share[3] + k, low_right);
+  store<T, N>(t.fraction_x + k, fx);
+  store<T, N>(t.fraction_y + k, fy);
 }
 
 // Reads whole blocks where the tensor goes on behind the tuple, else a padded copy.
@@ -164,52 +148,63 @@ inline void prepare(const Points<T>& t, const Problem& p, int64_t i) {
   const T* weights = static_cast<const T*>(p.weights) + i * t.count;
   positions = whole_blocks(positions, 2 * t.count, 2 * t.padded, 2 * left, t.positions);
   weights = whole_blocks(weights, t.count, t.padded, left, t.weights);
-  T *__restrict x = t.x, *__restrict y = t.y;
-  const T *__restrict width = t.width, *__restrict height = t.height;
+  constexpr int N = lanes<T, kBlock>();
+  using V = Vector<T, N>;
+  V centre_x = {}, centre_y = {};
   if (p.fused) {
     const T* reference = static_cast<const T*>(p.reference_points) + 2 * (i / p.heads % p.queries);
-    const T at_x = reference[0], at_y = reference[1];
+    centre_x += reference[0];
+    centre_y += reference[1];
     softmax(t, weights);
-    for (int64_t b = 0; b < t.padded; b += kBlock) {
-      for (int64_t k = b; k < b + kBlock; ++k) {
-        x[k] = at_x * width[k] - T(0.5) + positions[2 * k];
-        y[k] = at_y * height[k] - T(0.5) + positions[2 * k + 1];
-      }
-    }
-  } else {
-    for (int64_t b = 0; b < t.padded; b += kBlock) {
-      __builtin_memcpy(t.weight + b, weights + b, kBlock * sizeof(T));
-      for (int64_t k = b; k < b + kBlock; ++k) {
-        x[k] = positions[2 * k] * width[k] - T(0.5);
-        y[k] = positions[2 * k + 1] * height[k] - T(0.5);
-      }
+  }
+  for (int64_t k = 0; k < t.padded; k += N) {
+    const V width = load<T, N>(t.width + k), height = load<T, N>(t.height + k);
+    V x, y;
+    unzip<T, N>(load<T, N>(positions + 2 * k), load<T, N>(positions + 2 * k + N), x, y);
+    if (p.fused) {
+      locate<T, N>(t, k, centre_x * width - T(0.5) + x, centre_y * height - T(0.5) + y);
+    } else {
+      store<T, N>(t.weight + k, load<T, N>(weights + k));
+      locate<T, N>(t, k, x * width - T(0.5), y * height - T(0.5));
     }
   }
-  locate(t);
 }
 
 // Gradients of positions and weights of tuple `i` from t.dots.
 template <class T>
 inline void finish(const Points<T>& t, const Problem& p, int64_t i) {
-  T *__restrict by_position = t.positions, *__restrict by_weight = t.weights;
-  const T *__restrict fraction_x = t.fraction_x, *__restrict fraction_y = t.fraction_y, *__restrict weight = t.weight;
-  const T *__restrict width = t.width, *__restrict height = t.height, *__restrict dots = t.dots;
-  const T scaled = p.fused ? T(0) : T(1), plain = T(1) - scaled;
-  for (int64_t b = 0; b < t.padded; b += kBlock) {
-    for (int64_t k = b; k < b + kBlock; ++k) {
-      const T high = dots[4 * k + 1] - dots[4 * k], low = dots[4 * k + 3] - dots[4 * k + 2];
-      const T top = dots[4 * k] + fraction_x[k] * high, bottom = dots[4 * k + 2] + fraction_x[k] * low;
-      const T down = bottom - top;
-      by_weight[k] = top + fraction_y[k] * down;
-      by_position[2 * k] = weight[k] * (high + fraction_y[k] * (low - high)) * (plain + scaled * width[k]);
-      by_position[2 * k + 1] = weight[k] * down * (plain + scaled * height[k]);
+  constexpr int N = lanes<T, kBlock>();
+  using V = Vector<T, N>;
+  V mean = {};
+  for (int64_t k = 0; k < t.padded; k += N) {
+    const T* dots = t.dots + 4 * k;
+    V even[2], odd[2], d[4];
+    for (int h = 0; h < 2; ++h) {
+      unzip<T, N>(load<T, N>(dots + 2 * h * N), load<T, N>(dots + (2 * h + 1) * N), even[h], odd[h]);
     }
+    unzip<T, N>(even[0], even[1], d[0], d[2]);
+    unzip<T, N>(odd[0], odd[1], d[1], d[3]);
+    const V fx = load<T, N>(t.fraction_x + k), fy = load<T, N>(t.fraction_y + k), weight = load<T, N>(t.weight + k);
+    const V upper = d[1] - d[0], lower = d[3] - d[2];
+    const V top = d[0] + fx * upper, bottom = d[2] + fx * lower, down = bottom - top;
+    const V by_weight = top + fy * down;
+    V by_x = weight * (upper + fy * (lower - upper)), by_y = weight * down;
+    if (!p.fused) {
+      by_x *= load<T, N>(t.width + k);
+      by_y *= load<T, N>(t.height + k);
+    }
+    V pairs[2];
+    zip<T, N>(by_x, by_y, pairs[0], pairs[1]);
+    for (int h = 0; h < 2; ++h) store<T, N>(t.positions + 2 * k + h * N, pairs[h]);
+    store<T, N>(t.weights + k, by_weight);
+    mean += weight * by_weight;
   }
   if (p.fused) {  // through the softmax; the padding's weights are zero
-    T mean = T(0);
-    for (int64_t k = 0; k < t.count; ++k) mean += weight[k] * by_weight[k];
-    for (int64_t k = 0; k < t.count; ++k) by_weight[k] = weight[k] * (by_weight[k] - mean);
+    const T total = reduce<T, N>(mean, [](auto a, auto b) { return a + b; });
+    for (int64_t k = 0; k < t.padded; k += N) {
+      store<T, N>(t.weights + k, load<T, N>(t.weight + k) * (load<T, N>(t.weights + k) - total));
+    }
   }
-  copy(by_position, static_cast<T*>(p.grad_positions) + 2 * i * t.count, 2 * t.count);
-  copy(by_weight, static_cast<T*>(p.grad_weights) + i * t.count, t.count);
+  copy(t.positions, static_cast<T*>(p.grad_positions) + 2 * i * t.count, 2 * t.count);
+  copy(t.weights, static_cast<T*>(p.grad_weights) + i * t.count, t.count);
 }

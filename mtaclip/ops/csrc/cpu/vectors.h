@@ -1,7 +1,7 @@
 // Vectors of the compiler (GCC and Clang), value types, and the arithmetic of one row of channels.
 //
 // Included once per instruction set, inside its own namespace: nothing here may be shared between object files that
-// were compiled for different processors, so there are no templates of the standard library.
+// were compiled for different processors, so of the standard library there are types alone.
 
 // Lanes of a vector of T: what the instruction set holds, at least 4 and at most the row's width.
 template <class T, int D>
@@ -11,6 +11,18 @@ constexpr int lanes() {
   if (D == 0 || D % n != 0) n = n < 8 ? n : 8;  // rows are padded to multiples of 8
   return n;
 }
+
+// Integers as wide as T, so that vectors of both have the same number of lanes.
+template <class T>
+struct IndexOf {
+  using type = int32_t;
+};
+template <>
+struct IndexOf<double> {
+  using type = int64_t;
+};
+template <class T>
+using Index = typename IndexOf<T>::type;
 
 template <class T, int N>
 struct VectorOf {
@@ -27,6 +39,33 @@ inline Vector<T, N> load(const T* from) {
 template <class T, int N>
 inline void store(T* to, Vector<T, N> v) {
   *reinterpret_cast<Vector<T, N>*>(to) = v;
+}
+
+// Lanes chosen from `a` followed by `b`; Choose(j) is the number of the j-th.
+template <class V, class Mask, class Choose, int... kLane>
+inline V pick(V a, V b, Choose choose, std::integer_sequence<int, kLane...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, Choose{}(kLane)...);
+#else
+  return __builtin_shuffle(a, b, Mask{choose(kLane)...});
+#endif
+}
+
+// x and y of pairs (x, y), (x, y), ... that fill `a` and then `b`; `zip` is the way back.
+template <class T, int N>
+inline void unzip(Vector<T, N> a, Vector<T, N> b, Vector<T, N>& x, Vector<T, N>& y) {
+  using Mask = Vector<Index<T>, N>;
+  constexpr auto kLanes = std::make_integer_sequence<int, N>{};
+  x = pick<Vector<T, N>, Mask>(a, b, [](int j) constexpr { return 2 * j; }, kLanes);
+  y = pick<Vector<T, N>, Mask>(a, b, [](int j) constexpr { return 2 * j + 1; }, kLanes);
+}
+
+template <class T, int N>
+inline void zip(Vector<T, N> x, Vector<T, N> y, Vector<T, N>& a, Vector<T, N>& b) {
+  using Mask = Vector<Index<T>, N>;
+  constexpr auto kLanes = std::make_integer_sequence<int, N>{};
+  a = pick<Vector<T, N>, Mask>(x, y, [](int j) constexpr { return j / 2 + j % 2 * N; }, kLanes);
+  b = pick<Vector<T, N>, Mask>(x, y, [](int j) constexpr { return j / 2 + j % 2 * N + N / 2; }, kLanes);
 }
 
 // All lanes to one: halves are combined by `f` until two lanes are left.
