@@ -10,6 +10,7 @@ export CUDA_VISIBLE_DEVICES
 RUN := "$(VENV)/bin/python"
 # The same, with the GPUs that CUDA_VISIBLE_DEVICES names, all if it names none.
 RUN_ON_GPU := $(if $(CUDA_VISIBLE_DEVICES),,env -u CUDA_VISIBLE_DEVICES )$(RUN)
+NVCC ?= $(if $(CUDA_HOME),$(CUDA_HOME)/bin/)nvcc
 DEMO := $(RUN) projects/MTACLIP/tools/run_demo.py
 
 .DEFAULT_GOAL := help
@@ -43,6 +44,10 @@ gpu-check: env ## check, test and time the compiled operator on a GPU
 	$(RUN_ON_GPU) -m mtaclip.ops.check --device cuda
 	$(RUN_ON_GPU) -m pytest -q tests/ops
 	$(RUN_ON_GPU) benchmarks/ops.py --device cuda --output benchmarks/results/ops_cuda.json
+	@if command -v "$(NVCC)" >/dev/null; then set -ex; mkdir -p build; \
+	    "$(NVCC)" -O3 -std=c++17 -arch=native -o build/gpu_rates benchmarks/gpu_rates.cu; \
+	    $(if $(CUDA_VISIBLE_DEVICES),,env -u CUDA_VISIBLE_DEVICES )build/gpu_rates > benchmarks/results/gpu_rates.json; \
+	else echo "make gpu-check: no $(NVCC), so benchmarks/gpu_rates.cu is left out"; fi
 
 lint: env ## check style and formatting
 	$(RUN) -m ruff check .

@@ -6,10 +6,11 @@
 Every figure is the median of runs that alternate with the baseline's, and every ratio the median of the pairs' ratios:
 on a machine that others use too the ratios hold better than the milliseconds. "classic" starts from finished locations
 and weights, "fused" from what the projections give, offsets and logits, with softmax and location arithmetic on both
-sides. Peak memory is what one call needs beyond its arguments, in a process of its own on a CPU.
+sides. Peak memory is what one call needs beyond its arguments, in a process that does not measure time.
 """
 
 import argparse
+import ctypes
 import datetime
 import importlib.util
 import json
@@ -185,36 +186,30 @@ def compare(runs: dict[str, Callable[[], None]], device: str, pairs: int) -> dic
     }
 
 
-def peak_mb(entry: str, name: str, kind: str, tokens: int, batch: int, dtype: torch.dtype, device: str) -> float:
-    """Most memory that one call holds beyond its arguments, in MB."""
-    run = RUNS[kind](implementations(entry, device)[name], arguments_of(entry, tokens, batch, dtype, device))
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run()
-        return round((torch.cuda.max_memory_allocated() - before) / 1e6, 1)
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    before = _status("VmRSS")
-    run()
-    return round((_status("VmHWM") - before) / 1e3, 1)
+def peaks_mb(entry: str, kind: str, tokens: int, batch: int, dtype: torch.dtype, device: str) -> dict[str, float]:
+    """Most memory that one call of each holds beyond its arguments, in MB."""
+    arguments = arguments_of(entry, tokens, batch, dtype, device)
+    result = {}
+    for name, function in implementations(entry, device).items():
+        run = RUNS[kind](function, arguments)
+        run()  # what is made once is not counted
+        if device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            run()
+            result[name] = round((torch.cuda.max_memory_allocated() - before) / 1e6, 1)
+        else:
+            ctypes.CDLL(None).malloc_trim(0)  # give back what was freed, so that using it again counts
+            Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+            before = _status("VmRSS")
+            run()
+            result[name] = round((_status("VmHWM") - before) / 1e3, 1)
+    return result
 
 
 def _status(key: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(key))
-
-
-def memory(entry: str, kind: str, tokens: int, batch: int, dtype: torch.dtype, device: str) -> dict[str, float]:
-    names = implementations(entry, device)
-    if device == "cuda":
-        return {name: peak_mb(entry, name, kind, tokens, batch, dtype, device) for name in names}
-    if not Path("/proc/self/clear_refs").exists():
-        return {}
-    result = {}
-    for name in names:
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-            result[name] = process.submit(peak_mb, entry, name, kind, tokens, batch, dtype, device).result()
-    return result
 
 
 def cases(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -268,6 +263,9 @@ def main() -> int:
     args.types = args.types or ["float32", "bfloat16"] + (["float16"] if args.device == "cuda" else [])
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     torch.set_num_threads(args.threads)
+    countable = args.device == "cuda" or Path("/proc/self/clear_refs").exists()
+    spawn = multiprocessing.get_context("spawn")
+    measurer = ProcessPoolExecutor(1, spawn) if countable and not args.no_memory else None
     results = []
     for case in cases(args):
         place = (case["tokens"], case["batch"], TYPES[case["type"]], args.device)
@@ -275,8 +273,8 @@ def main() -> int:
         functions = implementations(case["entry"], args.device)
         runs = {name: RUNS[case["run"]](function, arguments) for name, function in functions.items()}
         measured = compare(runs, args.device, args.pairs)
-        if not args.no_memory:
-            for name, peak in memory(case["entry"], case["run"], *place).items():
+        if measurer is not None:
+            for name, peak in measurer.submit(peaks_mb, case["entry"], case["run"], *place).result().items():
                 measured[name]["peak_mb"] = peak
         results.append({**case, "implementations": measured})
         logging.info(json.dumps(results[-1]))

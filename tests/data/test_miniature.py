@@ -215,7 +215,12 @@ def wait_for_pictures(folder, process, count=3):
 def test_an_interrupted_run_leaves_no_half_dataset(tmp_path, how):
     options = ["--dataset", "cityscapes", "--val", "0", "--test", "0"]
     command = [sys.executable, str(SCRIPTS / "make_miniature.py"), "--root", str(tmp_path), *options]
-    process = subprocess.Popen([*command, "--train", "500"], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, "--train", "500"],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells make background jobs ignore it
+    )
     wait_for_pictures(tmp_path, process)
     process.send_signal(how)
     message = process.communicate(timeout=20)[1]

@@ -1,8 +1,9 @@
 // Forward and backward over whole tensors. A source file defines MTACLIP_ISA (a namespace) and MTACLIP_VECTOR_BYTES
 // and includes this; it is compiled once per instruction set.
 //
-// Values are first copied head by head (layout.h). Nothing is added from two threads, and every sum has one order:
-// results have the same bits for any number of threads.
+// Values are copied head by head (layout.h). With enough (image, head) pairs, called units, a thread takes whole ones
+// and holds one copy at a time; otherwise all are copied first and the threads share the queries. Nothing is added from
+// two threads, and every sum has one order: results have the same bits for any number of threads.
 #pragma once
 
 #include <cstdint>
@@ -41,8 +42,10 @@ constexpr int64_t kAhead = 6;                 // queries between a prefetch and 
 // A thread's own memory, aligned to a cache line.
 struct Workspace {
   char* memory;
-  explicit Workspace(int64_t bytes)
-      : memory(static_cast<char*>(std::aligned_alloc(kLine, static_cast<size_t>(round_up(bytes, kLine))))) {}
+  Workspace(const Problem& p, int64_t bytes)
+      : memory(static_cast<char*>(std::aligned_alloc(kLine, static_cast<size_t>(round_up(bytes, kLine))))) {
+    p.prefer_large_pages(memory, bytes);
+  }
   ~Workspace() { std::free(memory); }
   Workspace(const Workspace&) = delete;
   Workspace& operator=(const Workspace&) = delete;
@@ -65,58 +68,103 @@ inline void prefetch_points(const Problem& p, int64_t i, int64_t count) {
   prefetch<false>(static_cast<const T*>(p.weights) + i * count, count * size);
 }
 
+// Whether threads take whole units.
+inline bool whole_units(const Problem& p) {
+  const int64_t units = p.batch * p.heads;
+  return units % p.threads == 0 || units >= 2 * p.threads;
+}
+
+// A thread's memory: the points of a tuple, one row, and slices.
+template <class T>
+struct Space {
+  int64_t points, row, slice;
+  Workspace workspace;
+  Space(const Problem& p, int64_t slices)
+      : points(points_bytes<T>(p)),
+        row(round_up(padded_channels(p) * static_cast<int64_t>(sizeof(T)), kLine)),
+        slice(slice_bytes<T>(p)),
+        workspace(p, points + row + slices * slice) {}
+  bool refused() const { return workspace.memory == nullptr; }
+  T* a_row() const { return reinterpret_cast<T*>(workspace.memory + points); }
+  T* a_slice(int64_t i) const { return reinterpret_cast<T*>(workspace.memory + points + row + i * slice); }
+};
+
+// The output of queries order[begin, end) of one unit.
 template <class V, class T, int D>
-bool forward(const Problem& p) {
-  pack<V, T, D>(p);
-  const T* packed = static_cast<const T*>(p.scratch);
-  const int32_t* order = visiting_order(p, static_cast<char*>(p.scratch) + packed_bytes<T>(p));
-  const int64_t tiles = (p.queries + kTile - 1) / kTile, stride = slice_stride<T>(p);
+void forward_queries(const Problem& p, const Points<T>& t, T* sum, int64_t unit, const int32_t* order, int64_t begin,
+                     int64_t end, const T* slice) {
   const int64_t width = D == 0 ? padded_channels(p) : D, channels = D == 0 ? p.channels : D;
   V* output = static_cast<V*>(p.output);
+  const auto tuple = [&](int64_t n) {
+    return (unit / p.heads * p.queries + order[n]) * p.heads + unit % p.heads;
+  };
+  for (int64_t n = begin; n < end; ++n) {
+    if (n + kAhead < p.queries) {
+      const int64_t ahead = tuple(n + kAhead);
+      prefetch_points<T>(p, ahead, t.count);
+      prefetch<true>(output + ahead * channels, channels * static_cast<int64_t>(sizeof(V)));
+    }
+    const int64_t i = tuple(n);
+    prepare(t, p, i);
+    gather<T, D>(slice, t, width, sum);
+    narrow_row(sum, output + i * channels, channels);
+  }
+}
+
+template <class V, class T, int D>
+bool forward_by_unit(const Problem& p, const int32_t* order) {
+  bool ok = true;
+  run(p, p.batch * p.heads, 1, [&](int64_t begin, int64_t end) {
+    const Space<T> space(p, 1);
+    if (space.refused()) return refuse(ok);
+    const Points<T> t = make_points<T>(p, space.workspace.memory);
+    for (int64_t unit = begin; unit < end; ++unit) {
+      pack_slice<V, T, D>(p, unit, space.a_slice(0));
+      forward_queries<V, T, D>(p, t, space.a_row(), unit, order, 0, p.queries, space.a_slice(0));
+    }
+  });
+  return ok;
+}
+
+template <class V, class T, int D>
+bool forward_by_tile(const Problem& p, const int32_t* order, T* packed) {
+  pack_all<V, T, D>(p, packed);
+  const int64_t tiles = (p.queries + kTile - 1) / kTile, stride = slice_stride<T>(p);
   bool ok = true;
   run(p, p.batch * tiles, 1, [&](int64_t begin, int64_t end) {
-    const int64_t points = points_bytes<T>(p);
-    const Workspace workspace(points + width * static_cast<int64_t>(sizeof(T)));
-    if (workspace.memory == nullptr) return refuse(ok);
-    const Points<T> t = make_points<T>(p, workspace.memory);
-    T* sum = reinterpret_cast<T*>(workspace.memory + points);
-    for (int64_t tile = begin; tile < end; ++tile) {
-      const int64_t image = tile / tiles, first = tile % tiles * kTile;
-      const int64_t last = first + kTile < p.queries ? first + kTile : p.queries;
+    const Space<T> space(p, 0);
+    if (space.refused()) return refuse(ok);
+    const Points<T> t = make_points<T>(p, space.workspace.memory);
+    for (int64_t u = begin; u < end; ++u) {
+      const int64_t image = u / tiles, first = u % tiles * kTile, last = least(first + kTile, p.queries);
       for (int64_t m = 0; m < p.heads; ++m) {
-        const auto tuple = [&](int64_t n) { return (image * p.queries + order[n]) * p.heads + m; };
-        for (int64_t n = first; n < last; ++n) {
-          if (n + kAhead < p.queries) {
-            const int64_t ahead = tuple(n + kAhead);
-            prefetch_points<T>(p, ahead, t.count);
-            prefetch<true>(output + ahead * channels, channels * static_cast<int64_t>(sizeof(V)));
-          }
-          const int64_t i = tuple(n);
-          prepare(t, p, i);
-          gather<T, D>(packed + (image * p.heads + m) * stride, t, width, sum);
-          narrow_row(sum, output + i * channels, channels);
-        }
+        const int64_t unit = image * p.heads + m;
+        forward_queries<V, T, D>(p, t, space.a_row(), unit, order, first, last, packed + unit * stride);
       }
     }
   });
   return ok;
 }
 
-// A thread's memory for the backward pass: points, one row, and a slice for the value's gradient.
+// The shared memory of all threads: the order of the queries, and behind it the slices, if all are needed at a time.
+inline const int32_t* order_in_scratch(const Problem& p) { return visiting_order(p, p.scratch); }
+inline int64_t order_bytes(const Problem& p) {
+  return round_up(p.queries * static_cast<int64_t>(sizeof(int32_t)), kLine);
+}
 template <class T>
-struct BackwardSpace {
-  int64_t points, row;
-  Workspace workspace;
-  BackwardSpace(const Problem& p, bool with_slice)
-      : points(points_bytes<T>(p)),
-        row(round_up(padded_channels(p) * static_cast<int64_t>(sizeof(T)), kLine)),
-        workspace(points + row + (with_slice ? slice_stride<T>(p) * static_cast<int64_t>(sizeof(T)) : 0)) {}
-  T* grad() const { return reinterpret_cast<T*>(workspace.memory + points); }
-  T* slice() const { return reinterpret_cast<T*>(workspace.memory + points + row); }
-};
+T* slices_in_scratch(const Problem& p) {
+  return reinterpret_cast<T*>(static_cast<char*>(p.scratch) + order_bytes(p));
+}
 
-// Queries order[begin, end) of one (image, head). `slice` is the packed value, for the gradients of positions and
-// weights (if kDots); `grad_slice` is the gradient of the packed value (if kAdd), from the points [first, last).
+template <class V, class T, int D>
+bool forward(const Problem& p) {
+  const int32_t* order = order_in_scratch(p);
+  return whole_units(p) ? forward_by_unit<V, T, D>(p, order)
+                        : forward_by_tile<V, T, D>(p, order, slices_in_scratch<T>(p));
+}
+
+// The gradients from queries order[begin, end) of one unit: of positions and weights (if kDots) with the help of
+// `slice`, the packed value; of the packed value (if kAdd), in `grad_slice`, as far as the points [first, last) go.
 template <class V, class T, int D, bool kDots, bool kAdd>
 void backward_queries(const Problem& p, const Points<T>& t, T* grad, int64_t unit, const int32_t* order, int64_t begin,
                       int64_t end, const T* slice, T* grad_slice, int64_t first, int64_t last) {
@@ -144,55 +192,55 @@ void backward_queries(const Problem& p, const Points<T>& t, T* grad, int64_t uni
   }
 }
 
-// One (image, head) per thread: all three gradients in one pass.
+// All three gradients in one pass.
 template <class V, class T, int D>
-bool backward_by_head(const Problem& p, const int32_t* order) {
-  const int64_t stride = slice_stride<T>(p);
-  const T* packed = static_cast<const T*>(p.scratch);
+bool backward_by_unit(const Problem& p, const int32_t* order) {
   bool ok = true;
   run(p, p.batch * p.heads, 1, [&](int64_t begin, int64_t end) {
-    const BackwardSpace<T> space(p, true);
-    if (space.workspace.memory == nullptr) return refuse(ok);
+    const Space<T> space(p, 2);
+    if (space.refused()) return refuse(ok);
     const Points<T> t = make_points<T>(p, space.workspace.memory);
+    T *slice = space.a_slice(0), *grad_slice = space.a_slice(1);
     for (int64_t unit = begin; unit < end; ++unit) {
-      __builtin_memset(space.slice(), 0, stride * sizeof(T));
-      backward_queries<V, T, D, true, true>(p, t, space.grad(), unit, order, 0, p.queries, packed + unit * stride,
-                                            space.slice(), 0, t.count);
-      for (int64_t l = 0; l < p.levels; ++l) unpack<V, T, D>(p, space.slice(), unit, level_at(p, l));
+      pack_slice<V, T, D>(p, unit, slice);
+      __builtin_memset(grad_slice, 0, space.slice);
+      backward_queries<V, T, D, true, true>(p, t, space.a_row(), unit, order, 0, p.queries, slice, grad_slice, 0,
+                                            t.count);
+      for (int64_t l = 0; l < p.levels; ++l) unpack<V, T, D>(p, grad_slice, unit, level_at(p, l));
     }
   });
   return ok;
 }
 
-// More threads than (image, head) pairs: positions and weights by queries, then the value by (image, head, level).
+// Positions and weights by queries, then the value by (unit, level).
 template <class V, class T, int D>
-bool backward_by_level(const Problem& p, const int32_t* order) {
+bool backward_by_level(const Problem& p, const int32_t* order, T* packed) {
+  pack_all<V, T, D>(p, packed);
   const int64_t stride = slice_stride<T>(p), tiles = (p.queries + kTile - 1) / kTile;
   const int64_t width = D == 0 ? padded_channels(p) : D;
-  const T* packed = static_cast<const T*>(p.scratch);
   bool ok = true;
   run(p, p.batch * p.heads * tiles, 1, [&](int64_t begin, int64_t end) {
-    const BackwardSpace<T> space(p, false);
-    if (space.workspace.memory == nullptr) return refuse(ok);
+    const Space<T> space(p, 0);
+    if (space.refused()) return refuse(ok);
     const Points<T> t = make_points<T>(p, space.workspace.memory);
     for (int64_t u = begin; u < end; ++u) {
-      const int64_t unit = u / tiles, first = u % tiles * kTile;
-      const int64_t last = first + kTile < p.queries ? first + kTile : p.queries;
-      backward_queries<V, T, D, true, false>(p, t, space.grad(), unit, order, first, last, packed + unit * stride,
+      const int64_t unit = u / tiles, first = u % tiles * kTile, last = least(first + kTile, p.queries);
+      backward_queries<V, T, D, true, false>(p, t, space.a_row(), unit, order, first, last, packed + unit * stride,
                                              nullptr, 0, t.count);
     }
   });
   run(p, p.batch * p.heads * p.levels, 1, [&](int64_t begin, int64_t end) {
-    const BackwardSpace<T> space(p, true);
-    if (space.workspace.memory == nullptr) return refuse(ok);
+    const Space<T> space(p, 1);
+    if (space.refused()) return refuse(ok);
     const Points<T> t = make_points<T>(p, space.workspace.memory);
+    T* grad_slice = space.a_slice(0);
     for (int64_t u = begin; u < end; ++u) {
       const int64_t unit = u / p.levels, l = u % p.levels;
       const Level level = level_at(p, l);
-      __builtin_memset(space.slice() + level.block * width, 0, level.rows * width * sizeof(T));
-      backward_queries<V, T, D, false, true>(p, t, space.grad(), unit, order, 0, p.queries, nullptr, space.slice(),
+      __builtin_memset(grad_slice + level.block * width, 0, level.rows * width * sizeof(T));
+      backward_queries<V, T, D, false, true>(p, t, space.a_row(), unit, order, 0, p.queries, nullptr, grad_slice,
                                              l * p.points, (l + 1) * p.points);
-      unpack<V, T, D>(p, space.slice(), unit, level);
+      unpack<V, T, D>(p, grad_slice, unit, level);
     }
   });
   return ok;
@@ -200,9 +248,9 @@ bool backward_by_level(const Problem& p, const int32_t* order) {
 
 template <class V, class T, int D>
 bool backward(const Problem& p) {
-  pack<V, T, D>(p);
-  const int32_t* order = visiting_order(p, static_cast<char*>(p.scratch) + packed_bytes<T>(p));
-  return p.threads > p.batch * p.heads ? backward_by_level<V, T, D>(p, order) : backward_by_head<V, T, D>(p, order);
+  const int32_t* order = order_in_scratch(p);
+  return whole_units(p) ? backward_by_unit<V, T, D>(p, order)
+                        : backward_by_level<V, T, D>(p, order, slices_in_scratch<T>(p));
 }
 
 using Kernel = bool (*)(const Problem&);
@@ -235,8 +283,8 @@ inline Kernel choose(const Problem& p, bool back) {
 }
 
 inline int64_t scratch_bytes(const Problem& p) {
-  const int64_t packed = p.type == ValueType::kDouble ? packed_bytes<double>(p) : packed_bytes<float>(p);
-  return packed + p.queries * static_cast<int64_t>(sizeof(int32_t));
+  const int64_t slice = p.type == ValueType::kDouble ? slice_bytes<double>(p) : slice_bytes<float>(p);
+  return order_bytes(p) + (whole_units(p) ? 0 : p.batch * p.heads * slice);
 }
 
 inline Kernels kernels() {

@@ -38,41 +38,47 @@ int64_t slice_stride(const Problem& p) {
 }
 
 template <class T>
-int64_t packed_bytes(const Problem& p) {
-  return p.batch * p.heads * slice_stride<T>(p) * static_cast<int64_t>(sizeof(T));
+int64_t slice_bytes(const Problem& p) {
+  return slice_stride<T>(p) * static_cast<int64_t>(sizeof(T));
 }
 
-// Calls body(image, level, line) for every line of every level, in parallel.
-template <class F>
-void for_lines(const Problem& p, const F& body) {
+// One line of one level to a slice, with the zeros next to it.
+template <class V, class T, int D>
+void pack_line(const Problem& p, int64_t unit, const Level& level, int64_t line, T* slice) {
+  const int64_t channels = D == 0 ? p.channels : D, width = D == 0 ? padded_channels(p) : D;
+  const int64_t image = unit / p.heads, m = unit % p.heads, row = p.heads * channels;
+  const auto zero = [&](T* rows, int64_t count) { __builtin_memset(rows, 0, count * width * sizeof(T)); };
+  const V* from = static_cast<const V*>(p.value) + (image * p.pixels + level.pixel + line * level.width) * row;
+  T* to = slice + (level.origin() + line * level.stride) * width;
+  for (int64_t x = 0; x < level.width; ++x) widen_row(from + x * row + m * channels, to + x * width, channels, width);
+  zero(to + level.width * width, 1);
+  if (line == 0) zero(slice + level.block * width, 2 * level.stride);
+  if (line == level.height - 1) zero(to + level.stride * width, level.stride);
+}
+
+// One slice, by this thread.
+template <class V, class T, int D>
+void pack_slice(const Problem& p, int64_t unit, T* slice) {
+  for (int64_t l = 0; l < p.levels; ++l) {
+    const Level level = level_at(p, l);
+    for (int64_t line = 0; line < level.height; ++line) pack_line<V, T, D>(p, unit, level, line, slice);
+  }
+}
+
+// All slices, line by line, in parallel.
+template <class V, class T, int D>
+void pack_all(const Problem& p, T* slices) {
+  const int64_t stride = slice_stride<T>(p);
   int64_t lines = 0;
   for (int64_t l = 0; l < p.levels; ++l) lines += p.shapes[2 * l];
   run(p, p.batch * lines, 4, [&](int64_t begin, int64_t end) {
     for (int64_t u = begin; u < end; ++u) {
       int64_t line = u % lines, level = 0;
       while (line >= p.shapes[2 * level]) line -= p.shapes[2 * level++];
-      body(u / lines, level_at(p, level), line);
-    }
-  });
-}
-
-// Values to slices, (B, M) of them.
-template <class V, class T, int D>
-void pack(const Problem& p) {
-  const int64_t channels = D == 0 ? p.channels : D, width = D == 0 ? padded_channels(p) : D;
-  const int64_t stride = slice_stride<T>(p), row = p.heads * channels;
-  const auto zero = [&](T* rows, int64_t count) { __builtin_memset(rows, 0, count * width * sizeof(T)); };
-  for_lines(p, [&](int64_t image, const Level& level, int64_t line) {
-    const V* from = static_cast<const V*>(p.value) + (image * p.pixels + level.pixel + line * level.width) * row;
-    for (int64_t m = 0; m < p.heads; ++m) {
-      T* slice = static_cast<T*>(p.scratch) + (image * p.heads + m) * stride;
-      T* to = slice + (level.origin() + line * level.stride) * width;
-      for (int64_t x = 0; x < level.width; ++x) {
-        widen_row(from + x * row + m * channels, to + x * width, channels, width);
+      for (int64_t m = 0; m < p.heads; ++m) {
+        const int64_t unit = u / lines * p.heads + m;
+        pack_line<V, T, D>(p, unit, level_at(p, level), line, slices + unit * stride);
       }
-      zero(to + level.width * width, 1);
-      if (line == 0) zero(slice + level.block * width, 2 * level.stride);
-      if (line == level.height - 1) zero(to + level.stride * width, level.stride);
     }
   });
 }
@@ -95,6 +101,8 @@ void unpack(const Problem& p, const T* slice, int64_t unit, const Level& level) 
 // nearly the same rows; otherwise the given order. The order changes no result.
 constexpr int64_t kSquare = 8;
 
+inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
 inline const int32_t* visiting_order(const Problem& p, void* memory) {
   int32_t* order = static_cast<int32_t*>(memory);
   int64_t next = 0;
@@ -102,7 +110,6 @@ inline const int32_t* visiting_order(const Problem& p, void* memory) {
     for (; next < p.queries; ++next) order[next] = static_cast<int32_t>(next);
     return order;
   }
-  const auto least = [](int64_t a, int64_t b) { return a < b ? a : b; };
   for (int64_t l = 0; l < p.levels; ++l) {
     const Level level = level_at(p, l);
     for (int64_t top = 0; top < level.height; top += kSquare) {

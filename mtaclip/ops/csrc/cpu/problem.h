@@ -31,6 +31,7 @@ struct Problem {
   void* scratch;  // `scratch_bytes`, aligned to 64 bytes
   int64_t threads;
   ParallelFor parallel_for;
+  void (*prefer_large_pages)(void* memory, int64_t bytes);
 };
 
 struct Kernels {
