@@ -68,7 +68,11 @@ def ms_deform_attn(
 
 
 def ms_deform_attn_classic(
-    value: Tensor, spatial_shapes: Sequence[tuple[int, int]], sampling_locations: Tensor, attention_weights: Tensor
+    value: Tensor,
+    spatial_shapes: Sequence[tuple[int, int]],
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    level_start_index: Sequence[int] | None = None,
 ) -> Tensor:
     """Deformable DETR's form: finished locations and weights.
 
@@ -77,6 +81,8 @@ def ms_deform_attn_classic(
         spatial_shapes: (height, width) of each of the L levels.
         sampling_locations: (B, N, M, L, P, 2) as (x, y), 0..1 over the image; keep them float32.
         attention_weights: (B, N, M, L, P).
+        level_start_index: number of each level's first pixel. Levels follow one another, so it says nothing new; what
+            callers of Deformable DETR's operator have is checked.
 
     Returns:
         (B, N, M * D), in the data type of `value`; precision and borders are those of `ms_deform_attn`.
@@ -92,6 +98,12 @@ def ms_deform_attn_classic(
         "attention_weights": (attention_weights, shape),
     }
     _check("ms_deform_attn_classic", value, expected)
+    starts = [sum(h * w for h, w in spatial_shapes[:level]) for level in range(len(spatial_shapes))]
+    if level_start_index is not None and list(level_start_index) != starts:
+        raise ValueError(
+            f"ms_deform_attn_classic: level_start_index must be {starts}, one level behind the other, "
+            f"got {list(level_start_index)}."
+        )
     value = _autocast(value)
     chosen = implementation(value)
     if chosen == "reference":

@@ -205,3 +205,12 @@ def test_an_instruction_set_that_the_processor_lacks_is_refused():
     compiled.check_instruction_set("", "avx2")
     with pytest.raises(ValueError, match="MTACLIP_CPU asks for avx512, which this processor does not have"):
         compiled.check_instruction_set("avx512", "avx2")
+
+
+def test_the_classic_entry_checks_where_levels_start():
+    value, shapes, *rest = tensors()
+    locations, weights = locations_and_weights(value, shapes, *rest)
+    expected = ms_deform_attn_classic(value, shapes, locations, weights)
+    assert torch.equal(ms_deform_attn_classic(value, shapes, locations, weights, [0, 15, 19]), expected)
+    with pytest.raises(ValueError, match=r"level_start_index must be \[0, 15, 19\]"):
+        ms_deform_attn_classic(value, shapes, locations, weights, [0, 15, 20])
