@@ -42,10 +42,8 @@ constexpr int64_t kAhead = 6;                 // queries between a prefetch and 
 // A thread's own memory, aligned to a cache line.
 struct Workspace {
   char* memory;
-  Workspace(const Problem& p, int64_t bytes)
-      : memory(static_cast<char*>(std::aligned_alloc(kLine, static_cast<size_t>(round_up(bytes, kLine))))) {
-    p.prefer_large_pages(memory, bytes);
-  }
+  explicit Workspace(int64_t bytes)
+      : memory(static_cast<char*>(std::aligned_alloc(kLine, static_cast<size_t>(round_up(bytes, kLine))))) {}
   ~Workspace() { std::free(memory); }
   Workspace(const Workspace&) = delete;
   Workspace& operator=(const Workspace&) = delete;
@@ -83,11 +81,16 @@ struct Space {
       : points(points_bytes<T>(p)),
         row(round_up(padded_channels(p) * static_cast<int64_t>(sizeof(T)), kLine)),
         slice(slice_bytes<T>(p)),
-        workspace(p, points + row + slices * slice) {}
+        workspace(points + row + slices * slice) {}
   bool refused() const { return workspace.memory == nullptr; }
   T* a_row() const { return reinterpret_cast<T*>(workspace.memory + points); }
   T* a_slice(int64_t i) const { return reinterpret_cast<T*>(workspace.memory + points + row + i * slice); }
 };
+
+// The number of the tuple (image, query, head) that a query has in a unit.
+inline int64_t tuple_of(const Problem& p, int64_t unit, int64_t query) {
+  return (unit / p.heads * p.queries + query) * p.heads + unit % p.heads;
+}
 
 // The output of queries order[begin, end) of one unit.
 template <class V, class T, int D>
@@ -95,9 +98,7 @@ void forward_queries(const Problem& p, const Points<T>& t, T* sum, int64_t unit,
                      int64_t end, const T* slice) {
   const int64_t width = D == 0 ? padded_channels(p) : D, channels = D == 0 ? p.channels : D;
   V* output = static_cast<V*>(p.output);
-  const auto tuple = [&](int64_t n) {
-    return (unit / p.heads * p.queries + order[n]) * p.heads + unit % p.heads;
-  };
+  const auto tuple = [&](int64_t n) { return tuple_of(p, unit, order[n]); };
   for (int64_t n = begin; n < end; ++n) {
     if (n + kAhead < p.queries) {
       const int64_t ahead = tuple(n + kAhead);
@@ -171,9 +172,7 @@ void backward_queries(const Problem& p, const Points<T>& t, T* grad, int64_t uni
   const int64_t width = D == 0 ? padded_channels(p) : D, channels = D == 0 ? p.channels : D;
   const V* grad_output = static_cast<const V*>(p.grad_output);
   const int64_t size = sizeof(T);
-  const auto tuple = [&](int64_t n) {
-    return (unit / p.heads * p.queries + order[n]) * p.heads + unit % p.heads;
-  };
+  const auto tuple = [&](int64_t n) { return tuple_of(p, unit, order[n]); };
   for (int64_t n = begin; n < end; ++n) {
     if (n + kAhead < end) {
       const int64_t ahead = tuple(n + kAhead);

@@ -5,11 +5,6 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#include <unistd.h>
-#endif
-
 #include <cstdlib>
 #include <cstring>
 #include <tuple>
@@ -62,26 +57,6 @@ void parallel_for(int64_t count, int64_t grain, LoopBody body, void* context) {
   torch::stable::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) { body(context, begin, end); });
 }
 
-// Fresh memory costs a fault per page and random reads a walk per page, so large blocks are asked for in large pages,
-// where the system leaves the choice to programs.
-void prefer_large_pages(void* memory, int64_t bytes) {
-#if defined(__linux__)
-  const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE)), address = reinterpret_cast<uintptr_t>(memory);
-  const uintptr_t begin = (address + page - 1) & ~(page - 1);
-  const uintptr_t end = (address + static_cast<uintptr_t>(bytes)) & ~(page - 1);
-  if (end > begin + (4 << 20)) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-#else
-  (void)memory, (void)bytes;
-#endif
-}
-
-// A tensor that is written next.
-void* memory_of(const Tensor& tensor) {
-  void* memory = tensor.mutable_data_ptr();
-  prefer_large_pages(memory, tensor.numel() * static_cast<int64_t>(tensor.element_size()));
-  return memory;
-}
-
 ValueType value_type(const Tensor& value) {
   switch (value.scalar_type()) {
     case ScalarType::Float:
@@ -129,7 +104,8 @@ struct Call {
       STD_TORCH_CHECK(shapes[2 * l] > 0 && shapes[2 * l + 1] > 0, "mtaclip: spatial_shapes must be positive.");
       pixels += shapes[2 * l] * shapes[2 * l + 1];
     }
-    STD_TORCH_CHECK(pixels == p.pixels && pixels < (int64_t{1} << 30), "mtaclip: spatial_shapes do not fit the value.");
+    // Rows of a slice, zeros included, are at most eight per pixel and are counted in 32 bits.
+    STD_TORCH_CHECK(pixels == p.pixels && pixels < (int64_t{1} << 28), "mtaclip: spatial_shapes do not fit the value.");
     check(positions, "positions", precise, {p.batch, p.queries, p.heads, p.levels, p.points, 2});
     if (reference == nullptr) {
       check(weights, "attention_weights", precise, {p.batch, p.queries, p.heads, p.levels, p.points});
@@ -145,10 +121,9 @@ struct Call {
     p.weights = weights.const_data_ptr();
     p.threads = torch::stable::get_num_threads();
     p.parallel_for = parallel_for;
-    p.prefer_large_pages = prefer_large_pages;
     if (!nothing_to_do()) {
       scratch = torch::stable::new_empty(value, {chosen().kernels.scratch_bytes(p) / 4 + 16}, ScalarType::Float);
-      const uintptr_t start = reinterpret_cast<uintptr_t>(memory_of(scratch));
+      const uintptr_t start = reinterpret_cast<uintptr_t>(scratch.mutable_data_ptr());
       p.scratch = reinterpret_cast<void*>((start + 63) & ~static_cast<uintptr_t>(63));
     }
   }
@@ -163,7 +138,7 @@ Tensor run_forward(Call call) {
   Problem& p = call.problem;
   Tensor output = torch::stable::new_empty(call.value, {p.batch, p.queries, p.heads * p.channels});
   if (call.nothing_to_do()) return torch::stable::zero_(output);
-  p.output = memory_of(output);
+  p.output = output.mutable_data_ptr();
   STD_TORCH_CHECK(chosen().kernels.forward(p), "mtaclip: not enough memory for the work space of a thread.");
   return output;
 }
@@ -182,9 +157,9 @@ Gradients run_backward(Call call, const Tensor& grad_output) {
     return result;
   }
   p.grad_output = grad.const_data_ptr();
-  p.grad_value = memory_of(value);
-  p.grad_positions = memory_of(positions);
-  p.grad_weights = memory_of(weights);
+  p.grad_value = value.mutable_data_ptr();
+  p.grad_positions = positions.mutable_data_ptr();
+  p.grad_weights = weights.mutable_data_ptr();
   STD_TORCH_CHECK(chosen().kernels.backward(p), "mtaclip: not enough memory for the work space of a thread.");
   return result;
 }

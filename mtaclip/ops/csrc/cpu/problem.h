@@ -31,7 +31,6 @@ struct Problem {
   void* scratch;  // `scratch_bytes`, aligned to 64 bytes
   int64_t threads;
   ParallelFor parallel_for;
-  void (*prefer_large_pages)(void* memory, int64_t bytes);
 };
 
 struct Kernels {
