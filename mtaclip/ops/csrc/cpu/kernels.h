@@ -7,7 +7,6 @@
 #pragma once
 
 #include <cstdint>
-#include <cstdlib>
 #include <utility>
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -39,18 +38,6 @@ void run(const Problem& p, int64_t count, int64_t grain, const F& body) {
 constexpr int64_t kTile = kSquare * kSquare;  // queries whose heads one thread visits in turn
 constexpr int64_t kAhead = 6;                 // queries between a prefetch and its use
 
-// A thread's own memory, aligned to a cache line.
-struct Workspace {
-  char* memory;
-  explicit Workspace(int64_t bytes)
-      : memory(static_cast<char*>(std::aligned_alloc(kLine, static_cast<size_t>(round_up(bytes, kLine))))) {}
-  ~Workspace() { std::free(memory); }
-  Workspace(const Workspace&) = delete;
-  Workspace& operator=(const Workspace&) = delete;
-};
-
-inline void refuse(bool& ok) { __atomic_store_n(&ok, false, __ATOMIC_RELAXED); }
-
 template <bool kWrite>
 inline void prefetch(const void* from, int64_t bytes) {
   const char* p = reinterpret_cast<const char*>(reinterpret_cast<uintptr_t>(from) & ~static_cast<uintptr_t>(kLine - 1));
@@ -72,20 +59,48 @@ inline bool whole_units(const Problem& p) {
   return units % p.threads == 0 || units >= 2 * p.threads;
 }
 
-// A thread's memory: the points of a tuple, one row, and slices.
+// How a call's scratch memory is used: the order of the queries; the slices of all units, where threads share them; for
+// each thread the points of a tuple, one row, and its own slices.
 template <class T>
-struct Space {
-  int64_t points, row, slice;
-  Workspace workspace;
-  Space(const Problem& p, int64_t slices)
-      : points(points_bytes<T>(p)),
+struct Scratch {
+  int64_t order, shared, points, row, slice, thread;  // bytes; `thread`: of all that one thread owns
+  char* memory;
+  Scratch(const Problem& p, bool back)
+      : order(round_up(p.queries * static_cast<int64_t>(sizeof(int32_t)), kLine)),
+        shared(whole_units(p) ? 0 : p.batch * p.heads * slice_bytes<T>(p)),
+        points(points_bytes<T>(p)),
         row(round_up(padded_channels(p) * static_cast<int64_t>(sizeof(T)), kLine)),
         slice(slice_bytes<T>(p)),
-        workspace(points + row + slices * slice) {}
-  bool refused() const { return workspace.memory == nullptr; }
-  T* a_row() const { return reinterpret_cast<T*>(workspace.memory + points); }
-  T* a_slice(int64_t i) const { return reinterpret_cast<T*>(workspace.memory + points + row + i * slice); }
+        thread(points + row + ((whole_units(p) ? 1 : 0) + (back ? 1 : 0)) * slice),
+        memory(static_cast<char*>(p.scratch)) {}
+  int64_t bytes(const Problem& p) const { return order + shared + p.threads * thread; }
+  T* shared_slices() const { return reinterpret_cast<T*>(memory + order); }
 };
+
+// One thread's share of `count` items: what `body` gets beside their range.
+template <class T>
+struct Space {
+  const Scratch<T>& scratch;
+  char* memory;
+  Points<T> points;
+  Space(const Problem& p, const Scratch<T>& s, int64_t number)
+      : scratch(s), memory(s.memory + s.order + s.shared + number * s.thread), points(make_points<T>(p, memory)) {}
+  T* row() const { return reinterpret_cast<T*>(memory + scratch.points); }
+  T* slice(int64_t i) const {
+    return reinterpret_cast<T*>(memory + scratch.points + scratch.row + i * scratch.slice);
+  }
+};
+
+// Deals `count` items to the threads, in runs of neighbours, each with a space of its own.
+template <class T, class F>
+void deal(const Problem& p, const Scratch<T>& scratch, int64_t count, const F& body) {
+  run(p, p.threads, 1, [&](int64_t first, int64_t last) {
+    for (int64_t n = first; n < last; ++n) {
+      const int64_t begin = count * n / p.threads, end = count * (n + 1) / p.threads;
+      if (begin < end) body(Space<T>(p, scratch, n), begin, end);
+    }
+  });
+}
 
 // The number of the tuple (image, query, head) that a query has in a unit.
 inline int64_t tuple_of(const Problem& p, int64_t unit, int64_t query) {
@@ -94,8 +109,10 @@ inline int64_t tuple_of(const Problem& p, int64_t unit, int64_t query) {
 
 // The output of queries order[begin, end) of one unit.
 template <class V, class T, int D>
-void forward_queries(const Problem& p, const Points<T>& t, T* sum, int64_t unit, const int32_t* order, int64_t begin,
+void forward_queries(const Problem& p, const Space<T>& space, int64_t unit, const int32_t* order, int64_t begin,
                      int64_t end, const T* slice) {
+  const Points<T>& t = space.points;
+  T* sum = space.row();
   const int64_t width = D == 0 ? padded_channels(p) : D, channels = D == 0 ? p.channels : D;
   V* output = static_cast<V*>(p.output);
   const auto tuple = [&](int64_t n) { return tuple_of(p, unit, order[n]); };
@@ -113,62 +130,45 @@ void forward_queries(const Problem& p, const Points<T>& t, T* sum, int64_t unit,
 }
 
 template <class V, class T, int D>
-bool forward_by_unit(const Problem& p, const int32_t* order) {
-  bool ok = true;
-  run(p, p.batch * p.heads, 1, [&](int64_t begin, int64_t end) {
-    const Space<T> space(p, 1);
-    if (space.refused()) return refuse(ok);
-    const Points<T> t = make_points<T>(p, space.workspace.memory);
+void forward_by_unit(const Problem& p, const Scratch<T>& scratch, const int32_t* order) {
+  deal(p, scratch, p.batch * p.heads, [&](const Space<T>& space, int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; ++unit) {
-      pack_slice<V, T, D>(p, unit, space.a_slice(0));
-      forward_queries<V, T, D>(p, t, space.a_row(), unit, order, 0, p.queries, space.a_slice(0));
+      pack_slice<V, T, D>(p, unit, space.slice(0));
+      forward_queries<V, T, D>(p, space, unit, order, 0, p.queries, space.slice(0));
     }
   });
-  return ok;
 }
 
 template <class V, class T, int D>
-bool forward_by_tile(const Problem& p, const int32_t* order, T* packed) {
+void forward_by_tile(const Problem& p, const Scratch<T>& scratch, const int32_t* order) {
+  T* packed = scratch.shared_slices();
   pack_all<V, T, D>(p, packed);
   const int64_t tiles = (p.queries + kTile - 1) / kTile, stride = slice_stride<T>(p);
-  bool ok = true;
-  run(p, p.batch * tiles, 1, [&](int64_t begin, int64_t end) {
-    const Space<T> space(p, 0);
-    if (space.refused()) return refuse(ok);
-    const Points<T> t = make_points<T>(p, space.workspace.memory);
+  deal(p, scratch, p.batch * tiles, [&](const Space<T>& space, int64_t begin, int64_t end) {
     for (int64_t u = begin; u < end; ++u) {
       const int64_t image = u / tiles, first = u % tiles * kTile, last = least(first + kTile, p.queries);
       for (int64_t m = 0; m < p.heads; ++m) {
         const int64_t unit = image * p.heads + m;
-        forward_queries<V, T, D>(p, t, space.a_row(), unit, order, first, last, packed + unit * stride);
+        forward_queries<V, T, D>(p, space, unit, order, first, last, packed + unit * stride);
       }
     }
   });
-  return ok;
-}
-
-// The shared memory of all threads: the order of the queries, and behind it the slices, if all are needed at a time.
-inline const int32_t* order_in_scratch(const Problem& p) { return visiting_order(p, p.scratch); }
-inline int64_t order_bytes(const Problem& p) {
-  return round_up(p.queries * static_cast<int64_t>(sizeof(int32_t)), kLine);
-}
-template <class T>
-T* slices_in_scratch(const Problem& p) {
-  return reinterpret_cast<T*>(static_cast<char*>(p.scratch) + order_bytes(p));
 }
 
 template <class V, class T, int D>
-bool forward(const Problem& p) {
-  const int32_t* order = order_in_scratch(p);
-  return whole_units(p) ? forward_by_unit<V, T, D>(p, order)
-                        : forward_by_tile<V, T, D>(p, order, slices_in_scratch<T>(p));
+void forward(const Problem& p) {
+  const Scratch<T> scratch(p, false);
+  const int32_t* order = visiting_order(p, scratch.memory);
+  whole_units(p) ? forward_by_unit<V, T, D>(p, scratch, order) : forward_by_tile<V, T, D>(p, scratch, order);
 }
 
 // The gradients from queries order[begin, end) of one unit: of positions and weights (if kDots) with the help of
 // `slice`, the packed value; of the packed value (if kAdd), in `grad_slice`, as far as the points [first, last) go.
 template <class V, class T, int D, bool kDots, bool kAdd>
-void backward_queries(const Problem& p, const Points<T>& t, T* grad, int64_t unit, const int32_t* order, int64_t begin,
+void backward_queries(const Problem& p, const Space<T>& space, int64_t unit, const int32_t* order, int64_t begin,
                       int64_t end, const T* slice, T* grad_slice, int64_t first, int64_t last) {
+  const Points<T>& t = space.points;
+  T* grad = space.row();
   const int64_t width = D == 0 ? padded_channels(p) : D, channels = D == 0 ? p.channels : D;
   const V* grad_output = static_cast<const V*>(p.grad_output);
   const int64_t size = sizeof(T);
@@ -193,66 +193,54 @@ void backward_queries(const Problem& p, const Points<T>& t, T* grad, int64_t uni
 
 // All three gradients in one pass.
 template <class V, class T, int D>
-bool backward_by_unit(const Problem& p, const int32_t* order) {
-  bool ok = true;
-  run(p, p.batch * p.heads, 1, [&](int64_t begin, int64_t end) {
-    const Space<T> space(p, 2);
-    if (space.refused()) return refuse(ok);
-    const Points<T> t = make_points<T>(p, space.workspace.memory);
-    T *slice = space.a_slice(0), *grad_slice = space.a_slice(1);
+void backward_by_unit(const Problem& p, const Scratch<T>& scratch, const int32_t* order) {
+  deal(p, scratch, p.batch * p.heads, [&](const Space<T>& space, int64_t begin, int64_t end) {
+    T *slice = space.slice(0), *grad_slice = space.slice(1);
     for (int64_t unit = begin; unit < end; ++unit) {
       pack_slice<V, T, D>(p, unit, slice);
-      __builtin_memset(grad_slice, 0, space.slice);
-      backward_queries<V, T, D, true, true>(p, t, space.a_row(), unit, order, 0, p.queries, slice, grad_slice, 0,
-                                            t.count);
+      __builtin_memset(grad_slice, 0, scratch.slice);
+      backward_queries<V, T, D, true, true>(p, space, unit, order, 0, p.queries, slice, grad_slice, 0,
+                                            space.points.count);
       for (int64_t l = 0; l < p.levels; ++l) unpack<V, T, D>(p, grad_slice, unit, level_at(p, l));
     }
   });
-  return ok;
 }
 
 // Positions and weights by queries, then the value by (unit, level).
 template <class V, class T, int D>
-bool backward_by_level(const Problem& p, const int32_t* order, T* packed) {
+void backward_by_level(const Problem& p, const Scratch<T>& scratch, const int32_t* order) {
+  T* packed = scratch.shared_slices();
   pack_all<V, T, D>(p, packed);
   const int64_t stride = slice_stride<T>(p), tiles = (p.queries + kTile - 1) / kTile;
   const int64_t width = D == 0 ? padded_channels(p) : D;
-  bool ok = true;
-  run(p, p.batch * p.heads * tiles, 1, [&](int64_t begin, int64_t end) {
-    const Space<T> space(p, 0);
-    if (space.refused()) return refuse(ok);
-    const Points<T> t = make_points<T>(p, space.workspace.memory);
+  deal(p, scratch, p.batch * p.heads * tiles, [&](const Space<T>& space, int64_t begin, int64_t end) {
     for (int64_t u = begin; u < end; ++u) {
       const int64_t unit = u / tiles, first = u % tiles * kTile, last = least(first + kTile, p.queries);
-      backward_queries<V, T, D, true, false>(p, t, space.a_row(), unit, order, first, last, packed + unit * stride,
-                                             nullptr, 0, t.count);
+      backward_queries<V, T, D, true, false>(p, space, unit, order, first, last, packed + unit * stride, nullptr, 0,
+                                             space.points.count);
     }
   });
-  run(p, p.batch * p.heads * p.levels, 1, [&](int64_t begin, int64_t end) {
-    const Space<T> space(p, 1);
-    if (space.refused()) return refuse(ok);
-    const Points<T> t = make_points<T>(p, space.workspace.memory);
-    T* grad_slice = space.a_slice(0);
+  deal(p, scratch, p.batch * p.heads * p.levels, [&](const Space<T>& space, int64_t begin, int64_t end) {
+    T* grad_slice = space.slice(0);
     for (int64_t u = begin; u < end; ++u) {
       const int64_t unit = u / p.levels, l = u % p.levels;
       const Level level = level_at(p, l);
       __builtin_memset(grad_slice + level.block * width, 0, level.rows * width * sizeof(T));
-      backward_queries<V, T, D, false, true>(p, t, space.a_row(), unit, order, 0, p.queries, nullptr, grad_slice,
-                                             l * p.points, (l + 1) * p.points);
+      backward_queries<V, T, D, false, true>(p, space, unit, order, 0, p.queries, nullptr, grad_slice, l * p.points,
+                                             (l + 1) * p.points);
       unpack<V, T, D>(p, grad_slice, unit, level);
     }
   });
-  return ok;
 }
 
 template <class V, class T, int D>
-bool backward(const Problem& p) {
-  const int32_t* order = order_in_scratch(p);
-  return whole_units(p) ? backward_by_unit<V, T, D>(p, order)
-                        : backward_by_level<V, T, D>(p, order, slices_in_scratch<T>(p));
+void backward(const Problem& p) {
+  const Scratch<T> scratch(p, true);
+  const int32_t* order = visiting_order(p, scratch.memory);
+  whole_units(p) ? backward_by_unit<V, T, D>(p, scratch, order) : backward_by_level<V, T, D>(p, scratch, order);
 }
 
-using Kernel = bool (*)(const Problem&);
+using Kernel = void (*)(const Problem&);
 
 template <class V, class T>
 Kernel choose(const Problem& p, bool back) {
@@ -281,14 +269,12 @@ inline Kernel choose(const Problem& p, bool back) {
   }
 }
 
-inline int64_t scratch_bytes(const Problem& p) {
-  const int64_t slice = p.type == ValueType::kDouble ? slice_bytes<double>(p) : slice_bytes<float>(p);
-  return order_bytes(p) + (whole_units(p) ? 0 : p.batch * p.heads * slice);
+inline int64_t scratch_bytes(const Problem& p, bool back) {
+  return p.type == ValueType::kDouble ? Scratch<double>(p, back).bytes(p) : Scratch<float>(p, back).bytes(p);
 }
 
 inline Kernels kernels() {
-  return {scratch_bytes, [](const Problem& p) { return choose(p, false)(p); },
-          [](const Problem& p) { return choose(p, true)(p); }};
+  return {scratch_bytes, [](const Problem& p) { choose(p, false)(p); }, [](const Problem& p) { choose(p, true)(p); }};
 }
 
 }  // namespace MTACLIP_ISA

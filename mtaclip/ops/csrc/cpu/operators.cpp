@@ -10,6 +10,10 @@
 #include <tuple>
 #include <vector>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include "problem.h"
 
 #define MTACLIP_TEXT_OF(x) #x
@@ -121,11 +125,13 @@ struct Call {
     p.weights = weights.const_data_ptr();
     p.threads = torch::stable::get_num_threads();
     p.parallel_for = parallel_for;
-    if (!nothing_to_do()) {
-      scratch = torch::stable::new_empty(value, {chosen().kernels.scratch_bytes(p) / 4 + 16}, ScalarType::Float);
-      const uintptr_t start = reinterpret_cast<uintptr_t>(scratch.mutable_data_ptr());
-      p.scratch = reinterpret_cast<void*>((start + 63) & ~static_cast<uintptr_t>(63));
-    }
+  }
+
+  void take_scratch(bool back) {
+    Problem& p = problem;
+    scratch = torch::stable::new_empty(value, {chosen().kernels.scratch_bytes(p, back) / 4 + 16}, ScalarType::Float);
+    const uintptr_t start = reinterpret_cast<uintptr_t>(scratch.mutable_data_ptr());
+    p.scratch = reinterpret_cast<void*>((start + 63) & ~static_cast<uintptr_t>(63));
   }
 
   bool nothing_to_do() const {
@@ -134,12 +140,28 @@ struct Call {
   }
 };
 
+// A result as it comes from new_empty. From 32 MiB on, glibc maps every tensor anew, and the kernels would be stopped at
+// the first touch of each 4 KiB of it: ask for pages of 2 MiB, which changes nothing where the system has none to give.
+Tensor with_large_pages(Tensor tensor) {
+#if defined(__linux__)
+  const int64_t bytes = tensor.numel() * static_cast<int64_t>(tensor.element_size());
+  if (bytes >= int64_t{32} << 20) {
+    constexpr uintptr_t kPage = 2 << 20;
+    const uintptr_t start = reinterpret_cast<uintptr_t>(tensor.mutable_data_ptr());
+    const uintptr_t first = (start + kPage - 1) / kPage * kPage, last = (start + bytes) / kPage * kPage;
+    madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+  }
+#endif
+  return tensor;
+}
+
 Tensor run_forward(Call call) {
   Problem& p = call.problem;
-  Tensor output = torch::stable::new_empty(call.value, {p.batch, p.queries, p.heads * p.channels});
+  Tensor output = with_large_pages(torch::stable::new_empty(call.value, {p.batch, p.queries, p.heads * p.channels}));
   if (call.nothing_to_do()) return torch::stable::zero_(output);
   p.output = output.mutable_data_ptr();
-  STD_TORCH_CHECK(chosen().kernels.forward(p), "mtaclip: not enough memory for the work space of a thread.");
+  call.take_scratch(false);
+  chosen().kernels.forward(p);
   return output;
 }
 
@@ -149,8 +171,9 @@ Gradients run_backward(Call call, const Tensor& grad_output) {
   Problem& p = call.problem;
   const Tensor grad = torch::stable::contiguous(grad_output);
   check(grad, "the output's gradient", call.value.scalar_type(), {p.batch, p.queries, p.heads * p.channels});
-  Gradients result{torch::stable::empty_like(call.value), torch::stable::empty_like(call.positions),
-                   torch::stable::empty_like(call.weights)};
+  Gradients result{with_large_pages(torch::stable::empty_like(call.value)),
+                   with_large_pages(torch::stable::empty_like(call.positions)),
+                   with_large_pages(torch::stable::empty_like(call.weights))};
   auto& [value, positions, weights] = result;
   if (call.nothing_to_do()) {
     torch::stable::zero_(value), torch::stable::zero_(positions), torch::stable::zero_(weights);
@@ -160,7 +183,8 @@ Gradients run_backward(Call call, const Tensor& grad_output) {
   p.grad_value = value.mutable_data_ptr();
   p.grad_positions = positions.mutable_data_ptr();
   p.grad_weights = weights.mutable_data_ptr();
-  STD_TORCH_CHECK(chosen().kernels.backward(p), "mtaclip: not enough memory for the work space of a thread.");
+  call.take_scratch(true);
+  chosen().kernels.backward(p);
   return result;
 }
 

@@ -34,10 +34,9 @@ struct Problem {
 };
 
 struct Kernels {
-  int64_t (*scratch_bytes)(const Problem&);
-  // Both return false when memory for a thread's work space was refused.
-  bool (*forward)(const Problem&);
-  bool (*backward)(const Problem&);
+  int64_t (*scratch_bytes)(const Problem&, bool back);
+  void (*forward)(const Problem&);
+  void (*backward)(const Problem&);
 };
 
 Kernels baseline_kernels();
