@@ -7,7 +7,9 @@ text, W width of the text tower, D width of CLIP's embedding space.
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from open_clip.tokenizer import SimpleTokenizer
+from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 
 
@@ -40,7 +42,10 @@ class CLIPTextEncoder(nn.Module):
 
     def __init__(self, clip: nn.Module, length: int) -> None:
         super().__init__()
-        if not isinstance(getattr(clip, "text_projection", None), Tensor):
+        blocks = getattr(getattr(clip, "transformer", None), "resblocks", [None])
+        if not isinstance(getattr(clip, "text_projection", None), Tensor) or not all(
+            isinstance(block, ResidualAttentionBlock) for block in blocks
+        ):
             raise ValueError("MODEL.CLIP.ARCH: only models with OpenAI's text tower can read prompts.")
         table = clip.positional_embedding
         if length > len(table):
@@ -52,7 +57,6 @@ class CLIPTextEncoder(nn.Module):
         self.transformer = clip.transformer
         self.ln_final = clip.ln_final
         self.text_projection = clip.text_projection
-        self.register_buffer("causal_mask", torch.full((length, length), -torch.inf).triu(1), persistent=False)
         self.requires_grad_(False)
 
     @property
@@ -75,17 +79,56 @@ class CLIPTextEncoder(nn.Module):
         Returns:
             (n, K, D) embeddings, not normalised, read at the end token.
         """
-        num_contexts, context_length, width = contexts.shape
-        num_texts, token_length = tokens.shape
-        words = self.token_embedding(tokens).expand(num_contexts, -1, -1, -1)
-        prompts = contexts[:, None].expand(-1, num_texts, -1, -1)
-        x = torch.cat([words[:, :, :1], prompts, words[:, :, 1:]], dim=2).flatten(0, 1)
-        length = context_length + token_length
-        x = x + self.positional_embedding[:length]
-        x = self.transformer(x, attn_mask=self.causal_mask[:length, :length])
-        end = (tokens.argmax(dim=-1) + context_length).repeat(num_contexts)
-        x = self.ln_final(x[torch.arange(len(x), device=x.device), end])
-        return (x @ self.text_projection).view(num_contexts, num_texts, -1)
+        num_contexts, context_length, _ = contexts.shape
+        start = self.token_embedding(tokens[:1, :1]).expand(num_contexts, -1, -1)
+        prefix = torch.cat([start, contexts], dim=1) + self.positional_embedding[: 1 + context_length]
+        words = (
+            self.token_embedding(tokens[:, 1:]) + self.positional_embedding[1 + context_length :][: tokens.shape[1] - 1]
+        )
+        words = words.expand(num_contexts, -1, -1, -1)
+        for block in self.transformer.resblocks:
+            prefix, words = _causal_block(block, prefix, words)
+        end = tokens.argmax(dim=-1) - 1
+        ends = words[:, torch.arange(len(tokens), device=words.device), end]
+        return self.ln_final(ends) @ self.text_projection
+
+
+def _causal_block(block: nn.Module, prefix: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
+    """One block of CLIP's text tower over sequences that begin alike.
+
+    Attention is causal, so what follows a prefix does not change it: it is computed once per context, and every text
+    only looks back at it.
+
+    Args:
+        block: an `open_clip.transformer.ResidualAttentionBlock`.
+        prefix: (n, p, W) the start token and a context.
+        words: (n, K, t, W) what follows it in every text.
+
+    Returns:
+        Both, one block later.
+    """
+    attention = block.attn
+    heads = attention.num_heads
+
+    def project(x: Tensor) -> tuple[Tensor, ...]:
+        x = F.linear(block.ln_1(x), attention.in_proj_weight, attention.in_proj_bias)
+        return tuple(part.unflatten(-1, (heads, -1)).transpose(-2, -3) for part in x.chunk(3, dim=-1))
+
+    def residual(x: Tensor, attended: Tensor) -> Tensor:
+        x = x + block.ls_1(attention.out_proj(attended.transpose(-2, -3).flatten(-2)))
+        return x + block.ls_2(block.mlp(block.ln_2(x)))
+
+    query, key, value = project(prefix)
+    attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+    own_query, own_key, own_value = project(words)
+    texts, length = words.shape[1:3]
+    key, value = (
+        torch.cat([shared[:, None].expand(-1, texts, -1, -1, -1), own], dim=3)
+        for shared, own in ((key, own_key), (value, own_value))
+    )
+    allowed = torch.ones(length, key.shape[3], dtype=torch.bool, device=key.device).tril(prefix.shape[1])
+    own_attended = F.scaled_dot_product_attention(own_query, key, value, attn_mask=allowed)
+    return residual(prefix, attended), residual(words, own_attended)
 
 
 class PromptedTexts(nn.Module):
@@ -128,8 +171,9 @@ class PromptedTexts(nn.Module):
         Raises:
             ValueError: a text is too long.
         """
-        tokens = tokenize(texts, self.token_length).to(self.contexts.device)
-        self.register_buffer("tokens", tokens, persistent=False)
+        tokens = tokenize(texts, self.token_length)
+        longest = int(tokens.argmax(dim=1).max()) + 1  # what follows every end token changes nothing
+        self.register_buffer("tokens", tokens[:, :longest].to(self.contexts.device), persistent=False)
         self._cached: Tensor | None = None
 
     def train(self, mode: bool = True) -> "PromptedTexts":
