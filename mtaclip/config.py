@@ -116,6 +116,8 @@ def _add_losses(cfg: CN) -> None:
 
 
 def _add_solver(cfg: CN) -> None:
+    # Parts that a batch is computed in, one after the other: same gradients, less memory.
+    cfg.SOLVER.ACCUMULATE = 1
     # Learning-rate factor of the backbone.
     cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
     # Weight decay of learned query, position and level embeddings.

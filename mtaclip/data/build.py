@@ -3,35 +3,44 @@
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog, build_detection_test_loader, build_detection_train_loader
-from detectron2.data.samplers import TrainingSampler
+from detectron2.data import MetadataCatalog, build_detection_test_loader
+from detectron2.utils import comm
 from torch.utils.data import DataLoader
 
 from mtaclip.data.datasets import get_records
 from mtaclip.data.labels import IGNORE_LABEL
 from mtaclip.data.mapper import SemanticMapper
+from mtaclip.data.sampling import BatchNumbers, TrainingSamples
 
 
-def build_train_loader(cfg: CfgNode) -> DataLoader[list[dict[str, Any]]]:
+def build_train_loader(cfg: CfgNode, *, seed: int = 0, start: int = 0) -> DataLoader[list[dict[str, Any]]]:
     """Build the endless, shuffled loader of DATASETS.TRAIN.
 
     Args:
-        cfg: DATASETS.TRAIN, SOLVER.IMS_PER_BATCH (over all processes), DATALOADER.NUM_WORKERS and INPUT are read.
+        cfg: DATASETS.TRAIN, SOLVER.IMS_PER_BATCH (over all processes), SOLVER.ACCUMULATE, DATALOADER.NUM_WORKERS and
+            INPUT are read.
+        seed: of the run, the same in all processes; it fixes the order of the images and their augmentations.
+        start: iteration to start at.
 
     Returns:
-        Loader whose batches are lists of what `SemanticMapper` returns, SOLVER.IMS_PER_BATCH / processes long.
+        Loader of lists of what `SemanticMapper` returns, SOLVER.ACCUMULATE lists per iteration, each
+        SOLVER.IMS_PER_BATCH / processes / SOLVER.ACCUMULATE long.
 
     Raises:
-        ValueError, FileNotFoundError: see `get_records`, `check_dataset` and `SemanticMapper`.
+        ValueError: the images of an iteration cannot be shared equally; see also `check_dataset`, `SemanticMapper`.
+        FileNotFoundError: see `get_records`.
     """
-    records = _checked_records(cfg, list(cfg.DATASETS.TRAIN))
-    return build_detection_train_loader(
-        records,
-        mapper=SemanticMapper(cfg, True),
-        sampler=TrainingSampler(len(records)),
-        total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
-        aspect_ratio_grouping=False,
+    total, parts, processes = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.ACCUMULATE, comm.get_world_size()
+    if parts < 1 or total < 1 or total % (parts * processes):
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH {total} must be a positive multiple of SOLVER.ACCUMULATE {parts} times {processes} "
+            "process(es)."
+        )
+    return DataLoader(
+        TrainingSamples(_checked_records(cfg, list(cfg.DATASETS.TRAIN)), SemanticMapper(cfg, True), seed),
+        batch_sampler=BatchNumbers(total, comm.get_rank(), processes, parts, start),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
+        collate_fn=list,
     )
 
 

@@ -1,89 +1,27 @@
 """Detectron2's DefaultTrainer with this project's parts."""
 
 import logging
-import time
 import weakref
 
-import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.engine import DefaultTrainer, SimpleTrainer, create_ddp_model, hooks
+from detectron2.engine import DefaultTrainer, create_ddp_model, hooks
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
-from detectron2.utils.events import get_event_storage
-from torch import Tensor, nn
+from torch import nn
 
 from mtaclip.checkpoint import Checkpointer
 from mtaclip.data.build import build_test_loader, build_train_loader
 from mtaclip.data.datasets import get_records
 from mtaclip.engine.hooks import SaveBest
 from mtaclip.engine.optimizer import AMP_DTYPES, build_lr_scheduler, build_optimizer
+from mtaclip.engine.step import TrainStep, random_seed
 from mtaclip.evaluation import SemanticEvaluator
 from mtaclip.modeling.build import build_model
 
 _logger = logging.getLogger(__name__)
-
-
-class AutocastTrainer(SimpleTrainer):
-    """One training step: forward under autocast, backward, clipping by one norm over all gradients, update.
-
-    Args:
-        model: returns a dict of losses.
-        data_loader: endless batches.
-        optimizer: updates the parameters.
-        dtype: of autocast; None computes in float32. With float16 the loss is scaled.
-        max_norm: bound on the norm of all gradients together; None leaves them as they are.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        data_loader,
-        optimizer: torch.optim.Optimizer,
-        *,
-        dtype: torch.dtype | None,
-        max_norm: float | None,
-    ) -> None:
-        super().__init__(model, data_loader, optimizer)
-        self._device_type = next(model.parameters()).device.type
-        self._dtype = dtype
-        self._max_norm = max_norm
-        self.scaler = torch.amp.GradScaler(self._device_type, enabled=dtype == torch.float16)
-
-    def run_step(self) -> None:
-        """Train on one batch."""
-        start = time.perf_counter()
-        data = next(self._data_loader_iter)
-        data_time = time.perf_counter() - start
-        with torch.autocast(self._device_type, dtype=self._dtype, enabled=self._dtype is not None):
-            losses = self.model(data)
-        self.optimizer.zero_grad()
-        self.scaler.scale(sum(losses.values())).backward()
-        metrics = losses
-        if self._max_norm is not None:
-            self.scaler.unscale_(self.optimizer)
-            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._max_norm)
-            metrics = {**losses, "grad_norm": norm}
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        _record(metrics, data_time)
-
-
-def _record(metrics: dict[str, Tensor], data_time: float) -> None:
-    """Put the processes' mean losses and their longest wait for data into the storage; NaN ends the training."""
-    values = dict(zip(metrics, torch.stack([m.detach().float() for m in metrics.values()]).tolist(), strict=True))
-    gathered = comm.gather({**values, "data_time": data_time})
-    if not comm.is_main_process():
-        return
-    storage = get_event_storage()
-    storage.put_scalar("data_time", max(process.pop("data_time") for process in gathered))
-    means = {name: float(np.mean([process[name] for process in gathered])) for name in values}
-    means["total_loss"] = sum(value for name, value in means.items() if name.startswith("loss_"))
-    if not np.isfinite(means["total_loss"]):
-        raise FloatingPointError(f"Losses are not finite at iteration {storage.iter}: {means}.")
-    storage.put_scalars(**means)
 
 
 class Trainer(DefaultTrainer):
@@ -100,13 +38,13 @@ class Trainer(DefaultTrainer):
             get_records(cfg.DATASETS.TEST)
         model = self.build_model(cfg)
         optimizer = build_optimizer(cfg, model)
-        loader = build_train_loader(cfg)
+        get_records(cfg.DATASETS.TRAIN)  # likewise
         on_cpu = {"device_ids": None} if cfg.MODEL.DEVICE == "cpu" else {}
         model = create_ddp_model(model, **on_cpu)
         clip = cfg.SOLVER.CLIP_GRADIENTS
-        self._trainer = AutocastTrainer(
+        self.seed = comm.shared_random_seed() if cfg.SEED < 0 else cfg.SEED
+        self._trainer = TrainStep(
             model,
-            loader,
             optimizer,
             dtype=amp_dtype(cfg),
             max_norm=clip.CLIP_VALUE if clip.ENABLED else None,
@@ -147,12 +85,22 @@ class Trainer(DefaultTrainer):
             _logger.warning("--resume: no checkpoint in %s, starting at iteration 0.", self.cfg.OUTPUT_DIR)
         super().resume_or_load(resume)
 
+    def before_train(self) -> None:
+        """Start reading data, at the iteration that comes next."""
+        self._trainer.data_loader = build_train_loader(self.cfg, seed=self.seed, start=self.start_iter)
+        super().before_train()
+
+    def run_step(self) -> None:
+        """Train on one batch. What is random in it depends on the seed, the iteration and the process alone."""
+        self._trainer.run_step(random_seed(self.seed, self.iter, comm.get_rank()))
+
     def state_dict(self) -> dict:
-        """Iteration and hooks; the checkpointer stores optimizer, schedule and loss scale beside them."""
-        return TrainerBase.state_dict(self)
+        """Iteration, hooks and seed; the checkpointer stores optimizer, schedule and loss scale beside them."""
+        return TrainerBase.state_dict(self) | {"seed": self.seed}
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Restore what `state_dict` gave."""
+        self.seed = state_dict["seed"]
         TrainerBase.load_state_dict(self, state_dict)
 
     def build_hooks(self) -> list[hooks.HookBase]:

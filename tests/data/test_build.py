@@ -5,11 +5,11 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.utils.env import seed_all_rng
 from PIL import Image
 
 from mtaclip import add_mtaclip_config
 from mtaclip.data.build import build_test_loader, build_train_loader, check_dataset
+from mtaclip.data.sampling import BatchNumbers, TrainingSamples
 
 NAME = "data_test_rooms"
 
@@ -50,9 +50,8 @@ def cfg():
     return cfg
 
 
-def first_batches(cfg, seed, count=4):
-    seed_all_rng(seed)
-    batches = iter(build_train_loader(cfg))
+def first_batches(cfg, seed, count=4, start=0):
+    batches = iter(build_train_loader(cfg, seed=seed, start=start))
     return [next(batches) for _ in range(count)]
 
 
@@ -65,13 +64,18 @@ def test_training_batches_from_two_workers(rooms, cfg):
             assert sample["sem_seg"].shape == (12, 12)
 
 
-def test_a_seed_reproduces_the_batches_of_two_workers(rooms, cfg):
-    first, again, other = first_batches(cfg, 5), first_batches(cfg, 5), first_batches(cfg, 6)
-    for batch, same in zip(first, again, strict=True):
-        for sample, twin in zip(batch, same, strict=True):
-            assert sample["file_name"] == twin["file_name"]
-            assert torch.equal(sample["image"], twin["image"])
-            assert torch.equal(sample["sem_seg"], twin["sem_seg"])
+def assert_same_samples(first, second):
+    for sample, twin in zip(sum(first, []), sum(second, []), strict=True):
+        assert sample["file_name"] == twin["file_name"]
+        assert torch.equal(sample["image"], twin["image"])
+        assert torch.equal(sample["sem_seg"], twin["sem_seg"])
+
+
+def test_a_seed_reproduces_the_batches_whatever_the_number_of_workers(rooms, cfg):
+    first, other = first_batches(cfg, 5), first_batches(cfg, 6)
+    for workers in (2, 1, 0):
+        cfg.DATALOADER.NUM_WORKERS = workers
+        assert_same_samples(first, first_batches(cfg, 5))
     pairs = zip(sum(first, []), sum(other, []), strict=True)
     assert any(not torch.equal(sample["image"], twin["image"]) for sample, twin in pairs)
 
@@ -134,3 +138,36 @@ def test_detectron2s_default_ignore_value_fits():
     assert get_cfg().MODEL.SEM_SEG_HEAD.IGNORE_VALUE == 255
     check_dataset("cityscapes_sem_seg_train", 19, 255)
     check_dataset("ade20k_150_sem_seg_val", 150, 255)
+
+
+def test_a_loader_that_starts_later_goes_on_with_the_same_samples(rooms, cfg):
+    assert_same_samples(first_batches(cfg, 5, 4)[2:], first_batches(cfg, 5, 2, start=2))
+
+
+def test_a_divided_batch_holds_the_same_samples(rooms, cfg):
+    whole = first_batches(cfg, 5)
+    cfg.SOLVER.ACCUMULATE = 2
+    assert_same_samples(whole, first_batches(cfg, 5, 8))
+    assert_same_samples(whole[3:], first_batches(cfg, 5, 2, start=3))
+
+
+def test_processes_share_the_samples_of_an_iteration():
+    one = iter(BatchNumbers(8, rank=0, world_size=1))
+    shares = [iter(BatchNumbers(8, rank, world_size=2, parts=2)) for rank in range(2)]
+    for _ in range(3):
+        parts = [next(share) for share in shares for _ in range(2)]
+        assert [len(part) for part in parts] == [2] * 4
+        assert sum(parts, []) == next(one)
+
+
+def test_a_pass_shows_every_record_once():
+    samples = TrainingSamples([{"id": i} for i in range(7)], lambda record: record["id"], seed=3)
+    passes = [[samples[n] for n in range(7 * p, 7 * p + 7)] for p in range(2)]
+    assert sorted(passes[0]) == sorted(passes[1]) == list(range(7))
+    assert passes[0] != passes[1]
+
+
+def test_a_batch_that_cannot_be_divided_is_refused(rooms, cfg):
+    cfg.SOLVER.ACCUMULATE = 3
+    with pytest.raises(ValueError, match=r"IMS_PER_BATCH 2 .*ACCUMULATE 3 times 1 process"):
+        build_train_loader(cfg)
