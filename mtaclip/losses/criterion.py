@@ -4,13 +4,15 @@ Letters: R predictions (one per decoder layer), B images, Q mask queries, C clas
 masks of one image in all predictions, P points.
 """
 
+from collections.abc import Iterable
+
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from detectron2.utils import comm
 from torch import Tensor, nn
 
 from mtaclip.losses.contrastive import MaskTextContrastive
+from mtaclip.losses.distributed import mean_over_processes
 from mtaclip.losses.matcher import HungarianMatcher
 from mtaclip.losses.point_sampling import PointSampler, sample_maps
 from mtaclip.losses.targets import SemanticTargets
@@ -68,13 +70,35 @@ class Criterion(nn.Module):
         self.contrastive_weight = contrastive_weight
         self.supervise_initial = supervise_initial
         self.register_buffer("class_weights", class_weights, persistent=False)
+        self._weight_of = class_weights.tolist()
 
-    def forward(self, predictions: Predictions, targets: SemanticTargets) -> dict[str, Tensor]:
+    def divisors(self, classes: Iterable[Tensor], num_queries: int) -> Tensor:
+        """What the losses of a batch will be divided by, which its label maps alone tell.
+
+        Args:
+            classes: ids of the classes in every image of this process's part of the batch.
+            num_queries: number Q of mask queries. In an image with more classes than that, the first Q count.
+
+        Returns:
+            (2,) float32: sum of the class weights of all queries' labels, and number of matched masks; the mean of
+            the processes. `forward` computes the same from the matching if it is not told.
+        """
+        sums = [0.0, 0.0]
+        for image in classes:
+            matched = [self._weight_of[c] for c in image[:num_queries].tolist()]
+            sums[0] += sum(matched) + (num_queries - len(matched)) * self._weight_of[-1]
+            sums[1] += len(matched)
+        return mean_over_processes(torch.tensor(sums).to(self.class_weights.device, non_blocking=True))
+
+    def forward(
+        self, predictions: Predictions, targets: SemanticTargets, divisors: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """All weighted losses, computed in float32.
 
         Args:
             predictions: the decoder's, with similarities if there is a text side.
             targets: the ground truth, on the predictions' device.
+            divisors: of a batch that comes in several parts, from `divisors`; None if this is all of it.
 
         Returns:
             Scalars `loss_ce`, `loss_mask`, `loss_dice` and, with a text side, `loss_mask_text` for the last layer;
@@ -85,8 +109,12 @@ class Criterion(nn.Module):
             assigned = self.matcher(predictions, targets, self.points.for_matching(len(targets), device))
             labels = assigned.to(device, non_blocking=True)
             weights = self.class_weights[labels]
-            weight_sum = weights.sum(dim=(1, 2)) + torch.finfo(torch.float32).eps  # as in the released code
-            mask_divisor = self._mask_divisor(weight_sum, assigned)
+            if divisors is None:
+                matched = (assigned != self.num_classes).sum(dim=(1, 2)).to(weights, non_blocking=True)
+                divisors = mean_over_processes(torch.stack([weights.sum(dim=(1, 2)), matched]))
+            weight_sum = divisors[0] + torch.finfo(torch.float32).eps  # as in the released code
+            mask_divisor = weight_sum if self.mask_normalizer == "class_weight_sum" else divisors[1]
+            mask_divisor = mask_divisor.clamp(min=1 / comm.get_world_size())  # one mask in the whole batch
 
             ce = F.cross_entropy(predictions.class_logits.float().flatten(0, 2), labels.flatten(), reduction="none")
             ce = (ce.view_as(weights) * weights).sum(dim=(1, 2)) / weight_sum
@@ -109,45 +137,32 @@ class Criterion(nn.Module):
             named |= {f"{name}_{layer}": value for layer, value in enumerate(values[:-1], start=first)}
         return named
 
-    def _mask_divisor(self, weight_sum: Tensor, assigned: Tensor) -> Tensor:
-        """(R,) divisor of mask and dice losses: the processes' mean, at least one."""
-        if self.mask_normalizer == "class_weight_sum":
-            divisor = weight_sum.clone()
-        else:
-            divisor = (assigned != self.num_classes).sum(dim=(1, 2)).to(weight_sum)
-        if comm.get_world_size() > 1:
-            dist.all_reduce(divisor)
-            divisor /= comm.get_world_size()
-        return divisor.clamp(min=1)
-
     def _mask_losses(
         self, predictions: Predictions, targets: SemanticTargets, assigned: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Sums over matched masks of cross-entropy (averaged over points) and dice loss, (R,) each.
 
-        Only matched masks are built, those of all layers together, image by image.
+        Only matched masks are built, those of all layers together, image by image; their points' losses are one batch.
         """
         features, embeddings = predictions.mask_features.float(), predictions.mask_embeddings.float()
-        layers, bces, dices = [], [], []
-        for image in range(len(targets)):
-            layer, query = (assigned[:, image] != self.num_classes).nonzero(as_tuple=True)
-            if not len(layer):
-                continue
-            rows = torch.stack([layer, query, assigned[layer, image, query]]).to(features.device, non_blocking=True)
-            layer, query, classes = rows
-            masks = (embeddings[layer, image, query] @ features[image].flatten(1)).view(-1, *features.shape[-2:])
-            points = self.points.for_losses(masks.detach(), image)
-            logits = sample_maps(masks[:, None], points)[:, 0]
-            truth = targets.at(image, points, classes)
-            layers.append(layer)
-            bces.append(F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(-1))
-            dices.append(dice_loss(logits, truth))
+        image, layer, query = (assigned.transpose(0, 1) != self.num_classes).nonzero(as_tuple=True)
         nothing = embeddings.new_zeros(len(embeddings))
-        if not layers:  # no ground truth at all: zero, and still a function of every parameter
+        if not len(image):  # no ground truth at all: zero, and still a function of every parameter
             zero = nothing + 0 * (features.sum() + embeddings.sum())
             return zero, zero
-        index = torch.cat(layers)
-        return nothing.index_add(0, index, torch.cat(bces)), nothing.index_add(0, index, torch.cat(dices))
+        counts = torch.bincount(image, minlength=len(targets)).tolist()
+        rows = torch.stack([image, layer, query, assigned[layer, image, query]])
+        image, layer, query, classes = rows.to(features.device, non_blocking=True)
+        logits, truth = [], []
+        parts = zip(embeddings[layer, image, query].split(counts), classes.split(counts), strict=True)
+        for index, (own, own_classes) in enumerate(parts):
+            masks = (own @ features[index].flatten(1)).view(-1, *features.shape[-2:])
+            points = self.points.for_losses(masks.detach(), index)
+            logits.append(sample_maps(masks[:, None], points)[:, 0])
+            truth.append(targets.at(index, points, own_classes))
+        x, t = torch.cat(logits), torch.cat(truth)
+        bce = F.binary_cross_entropy_with_logits(x, t, reduction="none").mean(-1)
+        return nothing.index_add(0, layer, bce), nothing.index_add(0, layer, dice_loss(x, t))
 
 
 def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from mtaclip.losses.distributed import all_finite, true_everywhere
 from mtaclip.losses.point_sampling import sample_maps
 from mtaclip.losses.targets import SemanticTargets
 from mtaclip.structures import Predictions
@@ -57,26 +58,29 @@ class HungarianMatcher:
         Returns:
             Per image (R, Q, G).
         """
+        counts = [len(classes) for classes in targets.classes]
+        classes = torch.cat(list(targets.classes)).to(points.device, non_blocking=True).split(counts)
+        likelihoods = predictions.class_logits.float().softmax(-1)
+        embeddings = predictions.mask_embeddings.float()
         costs = []
-        for image in range(len(targets)):
-            present = targets.classes[image].to(points.device, non_blocking=True)
+        for image, present in enumerate(classes):
             features = predictions.mask_features[image][None].float()
             rows = []
-            for index in range(len(predictions.class_logits)):
+            for index in range(len(embeddings)):  # one at a time: R * Q * P logits would not fit into any cache
                 if index < len(points):
                     where = points[index, image][None]
                     sampled = sample_maps(features, where)[0]
                     truth = targets.at(image, where, present)
-                logits = predictions.mask_embeddings[index, image].float() @ sampled
-                bce, dice = pairwise_mask_costs(logits, truth)
-                likelihood = predictions.class_logits[index, image].float().softmax(-1)[:, present]
-                rows.append(self.mask_weight * bce + self.dice_weight * dice - self.class_weight * likelihood)
-            costs.append(torch.stack(rows))
+                bce, dice = pairwise_mask_costs(embeddings[index, image] @ sampled, truth)
+                rows.append(self.mask_weight * bce + self.dice_weight * dice)
+            costs.append(torch.stack(rows) - self.class_weight * likelihoods[:, image, :, present])
         return costs
 
     @torch.no_grad()
     def __call__(self, predictions: Predictions, targets: SemanticTargets, points: Tensor) -> Tensor:
         """Match all predictions of all images, with one copy from the device to the host.
+
+        With several processes all of them raise if one has to.
 
         Args:
             predictions: the decoder's.
@@ -87,14 +91,17 @@ class HungarianMatcher:
             (R, B, Q) int64 on the CPU: every query's class, or C (no-object).
 
         Raises:
-            FloatingPointError: a cost is not finite; the message names the tensor at fault.
+            FloatingPointError: a cost or a similarity is not finite; the message names the tensor at fault.
         """
         count, batch, queries, num_labels = predictions.class_logits.shape
         with torch.autocast(points.device.type, enabled=False):
             costs = self.costs(predictions, targets, points)
-        flat = torch.cat([c.flatten(1) for c in costs], dim=1).cpu()
-        if not flat.isfinite().all():
-            raise FloatingPointError(_name_culprit(predictions))
+            flat = torch.cat([c.flatten(1) for c in costs], dim=1)
+            finite = true_everywhere(all_finite(flat, *_tensors(predictions).values()))
+        flat = torch.cat([flat.flatten(), finite[None]]).cpu()
+        if not flat[-1]:
+            raise FloatingPointError(_name_culprit(predictions, flat))
+        flat = flat[:-1].view(count, -1)
         assigned = torch.full((count, batch, queries), num_labels - 1, dtype=torch.long)
         for image, block in enumerate(flat.split([queries * len(c) for c in targets.classes], dim=1)):
             for index, cost in enumerate(block.view(count, queries, len(targets.classes[image])).numpy()):
@@ -103,18 +110,24 @@ class HungarianMatcher:
         return assigned
 
 
-def _name_culprit(predictions: Predictions) -> str:
-    """Which prediction holds the first value that is not finite."""
+def _tensors(predictions: Predictions) -> dict[str, Tensor]:
+    """What must be finite, by a name for messages, in the order of computation; one row per prediction."""
     tensors = {
         "mask features": predictions.mask_features[None],
         "class logits": predictions.class_logits,
         "mask embeddings": predictions.mask_embeddings,
     }
-    for name, tensor in tensors.items():
+    if predictions.similarity is not None:
+        tensors["mask-text similarities"] = predictions.similarity
+    return tensors
+
+
+def _name_culprit(predictions: Predictions, costs: Tensor) -> str:
+    """Which prediction holds the first value that is not finite."""
+    for name, tensor in _tensors(predictions).items():
         for index, part in enumerate(tensor):
             if not part.isfinite().all():
-                return (
-                    f"Matching costs are not finite: the {name} of prediction {index} hold NaN or infinity; training "
-                    "has diverged (lower SOLVER.BASE_LR, or use bf16 or no autocast instead of fp16)."
-                )
-    return "Matching costs are not finite although all predictions are: mask logits overflow float32."
+                return f"the {name} of prediction {index} hold NaN or infinity"
+    if not costs.isfinite().all():
+        return "matching costs overflow float32 although all predictions are finite"
+    return "values in another process hold NaN or infinity"

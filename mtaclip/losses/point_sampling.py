@@ -23,29 +23,6 @@ def sample_maps(maps: Tensor, points: Tensor) -> Tensor:
     return F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)[..., 0]
 
 
-def label_neighbours(labels: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-    """The four pixels around each point and their bilinear weights.
-
-    Args:
-        labels: (H, W) label map.
-        points: (..., 2).
-
-    Returns:
-        Labels (..., 4) and weights (..., 4); a neighbour outside the map has weight zero.
-    """
-    height, width = labels.shape
-    x, y = points[..., 0] * width - 0.5, points[..., 1] * height - 0.5
-    left, top = x.floor(), y.floor()
-    right_share, bottom_share = x - left, y - top
-    columns = torch.stack([left, left + 1, left, left + 1], dim=-1).long()
-    rows = torch.stack([top, top, top + 1, top + 1], dim=-1).long()
-    across = torch.stack([1 - right_share, right_share, 1 - right_share, right_share], dim=-1)
-    down = torch.stack([1 - bottom_share, 1 - bottom_share, bottom_share, bottom_share], dim=-1)
-    inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
-    found = labels[rows.clamp(0, height - 1), columns.clamp(0, width - 1)]
-    return found, across * down * inside
-
-
 class PointSampler:
     """Draws the points; tests put fixed ones in its place.
 

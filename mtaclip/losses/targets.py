@@ -6,9 +6,16 @@ Letters: B images, H, W size of the label maps, C classes, N masks, P points.
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from mtaclip.losses.point_sampling import label_neighbours
+_BORDER = 2  # pixels of no class around a label map, so that a point's four neighbours are always in it
+_NO_CLASS = 255
+
+
+def classes_in(labels: Tensor, num_classes: int) -> Tensor:
+    """Ids of the classes that a label map (H, W) on the CPU holds, sorted; values from `num_classes` on are none."""
+    return torch.bincount(labels.flatten(), minlength=num_classes)[:num_classes].nonzero()[:, 0]
 
 
 @dataclass
@@ -23,6 +30,9 @@ class SemanticTargets:
     labels: Tensor
     classes: list[Tensor]
 
+    def __post_init__(self) -> None:
+        self._bordered = F.pad(self.labels, (_BORDER,) * 4, value=_NO_CLASS)
+
     @classmethod
     def from_labels(cls, labels: Tensor, num_classes: int, device: torch.device) -> "SemanticTargets":
         """Find the classes of label maps and move the maps to a device.
@@ -32,8 +42,7 @@ class SemanticTargets:
             num_classes: number C of classes; values from C on are ignored.
             device: where the losses are computed.
         """
-        counts = (torch.bincount(image.flatten(), minlength=num_classes)[:num_classes] for image in labels)
-        return cls(labels.to(device, non_blocking=True), [count.nonzero()[:, 0] for count in counts])
+        return cls(labels.to(device, non_blocking=True), [classes_in(image, num_classes) for image in labels])
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -49,5 +58,17 @@ class SemanticTargets:
         Returns:
             (N, P) float32 in 0..1.
         """
-        found, weights = label_neighbours(self.labels[image], points)
-        return ((found == classes[:, None, None]) * weights).sum(-1)
+        height, width = self.labels.shape[-2:]
+        pixels, stride = self._bordered[image].flatten(), width + 2 * _BORDER
+        x, y = points[..., 0] * width - 0.5, points[..., 1] * height - 0.5
+        left, top = x.floor(), y.floor()
+        right_share, bottom_share = x - left, y - top
+        column, row = left.clamp(-_BORDER, width).long(), top.clamp(-_BORDER, height).long()
+        upper_left = (row + _BORDER) * stride + (column + _BORDER)
+
+        def share(neighbour: int, weight: Tensor) -> Tensor:
+            return torch.where(pixels[upper_left + neighbour] == classes[:, None], weight, 0.0)
+
+        upper = share(0, 1 - right_share) + share(1, right_share)
+        lower = share(stride, 1 - right_share) + share(stride + 1, right_share)
+        return torch.lerp(upper, lower, bottom_share.expand_as(upper))

@@ -3,7 +3,7 @@
 Letters: B images, H, W input size in pixels, C classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from mtaclip.data.vocabulary import load_vocabulary
 from mtaclip.inference.semantic import semantic_scores, sliding_window_scores
 from mtaclip.losses.build import build_criterion
 from mtaclip.losses.criterion import Criterion
-from mtaclip.losses.targets import SemanticTargets
+from mtaclip.losses.targets import SemanticTargets, classes_in
 from mtaclip.modeling.clip import build_clip
 from mtaclip.modeling.mask_text_decoder import MaskTextDecoder
 from mtaclip.modeling.pixel_decoder import PixelDecoder
@@ -117,13 +117,22 @@ class MTACLIP(nn.Module):
         """Where the model is."""
         return self.pixel_mean.device
 
-    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+    def loss_divisors(self, batches: Iterable[list[dict]]) -> Tensor:
+        """What the losses of a batch in several parts are divided by (see `Criterion.divisors`), (2,)."""
+        num_classes = self.criterion.num_classes
+        classes = (classes_in(item["sem_seg"], num_classes) for batch in batches for item in batch)
+        return self.criterion.divisors(classes, self.decoder.num_queries)
+
+    def forward(
+        self, batched_inputs: list[dict], divisors: Tensor | None = None
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
         """Losses in training, class scores in eval mode.
 
         Args:
             batched_inputs: one dict per image in Detectron2's format: "image" uint8 (3, h, w) RGB; in training
                 "sem_seg" (h, w) label map; in eval mode "height" and "width", the size of the result in pixels
                 (the image's own if absent).
+            divisors: in training, `loss_divisors` of all parts of a batch of which this is one.
 
         Returns:
             In training the weighted losses by name. In eval mode per image {"sem_seg": (C, height, width) scores}.
@@ -133,7 +142,7 @@ class MTACLIP(nn.Module):
         images = torch.stack([self._pad(self._normalise(x["image"]), 0.0) for x in batched_inputs])
         labels = torch.stack([self._pad(x["sem_seg"], self.ignore_label) for x in batched_inputs])
         targets = SemanticTargets.from_labels(labels, self.criterion.num_classes, self.device)
-        return self.criterion(self.predict(images), targets)
+        return self.criterion(self.predict(images), targets, divisors)
 
     def predict(self, images: Tensor) -> Predictions:
         """From normalised images (B, 3, H, W) to the decoder's `Predictions`."""

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mtaclip.losses.point_sampling import PointSampler, label_neighbours, sample_maps
+from mtaclip.losses.point_sampling import PointSampler, sample_maps
 from mtaclip.losses.targets import SemanticTargets
 
 
@@ -22,13 +22,12 @@ def test_label_maps_equal_stacked_masks():
         torch.testing.assert_close(targets.at(image, own_points, classes), expected, rtol=0, atol=1e-6)
 
 
-def test_neighbours_by_hand():
-    labels = torch.tensor([[0, 1], [2, 3]], dtype=torch.uint8)
-    found, weights = label_neighbours(labels, torch.tensor([0.5, 0.5]))
-    assert found.tolist() == [0, 1, 2, 3] and weights.tolist() == [0.25] * 4
-    # The upper left corner: a quarter of the first pixel, the rest lies outside.
-    found, weights = label_neighbours(labels, torch.tensor([0.0, 0.0]))
-    assert weights.tolist() == [0, 0, 0, 0.25] and found[3] == 0
+def test_points_by_hand():
+    targets = SemanticTargets(torch.tensor([[[0, 1], [2, 3]]], dtype=torch.uint8), [torch.arange(4)])
+    # The centre, the upper left corner (a quarter of the first pixel, the rest lies outside), and three places outside.
+    points = torch.tensor([[[0.5, 0.5], [0.0, 0.0], [-0.3, 0.5], [0.5, 1.3], [9.0, -7.0]]])
+    expected = [[0.25, 0.25, 0, 0, 0], [0.25, 0, 0, 0, 0], [0.25, 0, 0, 0, 0], [0.25, 0, 0, 0, 0]]
+    assert targets.at(0, points, torch.arange(4)).tolist() == expected
 
 
 def test_classes_of_an_image():
