@@ -116,6 +116,8 @@ def _add_losses(cfg: CN) -> None:
 
 
 def _add_solver(cfg: CN) -> None:
+    # Steps with a loss, cost or gradient that is not finite which may be left out before one ends the training.
+    cfg.SOLVER.SKIP_NONFINITE = 0
     # Parts that a batch is computed in, one after the other: same gradients, less memory.
     cfg.SOLVER.ACCUMULATE = 1
     # Learning-rate factor of the backbone.

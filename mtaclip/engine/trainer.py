@@ -48,6 +48,9 @@ class Trainer(DefaultTrainer):
             optimizer,
             dtype=amp_dtype(cfg),
             max_norm=clip.CLIP_VALUE if clip.ENABLED else None,
+            accumulate=cfg.SOLVER.ACCUMULATE,
+            skip_nonfinite=cfg.SOLVER.SKIP_NONFINITE,
+            output_dir=cfg.OUTPUT_DIR,
         )
         self.scheduler = build_lr_scheduler(cfg, optimizer)
         self.checkpointer = Checkpointer(
@@ -92,7 +95,8 @@ class Trainer(DefaultTrainer):
 
     def run_step(self) -> None:
         """Train on one batch. What is random in it depends on the seed, the iteration and the process alone."""
-        self._trainer.run_step(random_seed(self.seed, self.iter, comm.get_rank()))
+        seed = random_seed(self.seed, self.iter, comm.get_rank())
+        self._trainer.run_step(seed, is_last=self.iter == self.max_iter - 1)
 
     def state_dict(self) -> dict:
         """Iteration, hooks and seed; the checkpointer stores optimizer, schedule and loss scale beside them."""
