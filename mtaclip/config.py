@@ -116,6 +116,12 @@ def _add_losses(cfg: CN) -> None:
 
 
 def _add_solver(cfg: CN) -> None:
+    # torch.compile for backbone, pixel decoder and decoder layers; needs a C++ compiler on the CPU, Triton on a GPU.
+    cfg.SOLVER.COMPILE = False
+    # Lay the image tower's convolutions out channels last.
+    cfg.SOLVER.CHANNELS_LAST = False
+    # Matrix products in TensorFloat-32 on GPUs that have it, where autocast does not apply.
+    cfg.SOLVER.TF32 = False
     # Steps with a loss, cost or gradient that is not finite which may be left out before one ends the training.
     cfg.SOLVER.SKIP_NONFINITE = 0
     # Parts that a batch is computed in, one after the other: same gradients, less memory.
