@@ -26,6 +26,8 @@ def _add_data(cfg: CN) -> None:
     cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 0.75
     # Photometric distortion: random brightness, contrast, saturation and hue.
     cfg.INPUT.COLOR_AUG = True
+    # Training files, per process, that may be missing or broken; other samples replace theirs, and all are logged.
+    cfg.DATALOADER.TOLERATE_BROKEN = 0
 
 
 def _add_clip(cfg: CN) -> None:

@@ -4,6 +4,7 @@ Images are uint8 (H, W, 3) RGB, label maps uint8 (H, W) with 255 = ignored. All 
 generator, which Detectron2 seeds in every worker process, so that a seed reproduces a sample.
 """
 
+import math
 from collections.abc import Callable
 
 import cv2
@@ -76,11 +77,86 @@ class ResizeWithin(T.Augmentation):
         return resize_within(height, width, self.short_limit, self.long_limit)
 
 
-class RandomScaleResize(T.Augmentation):
-    """Resizes to within two limits that are both multiplied by one random ratio and rounded down."""
+class ScaleCropTransform(T.Transform):
+    """A resize of the whole image and then a crop, that resizes no more than the crop shows.
 
-    def __init__(self, scale_range: tuple[float, float], short_limit: int, long_limit: int) -> None:
-        """Fix the range of the ratio, and the limits of the shorter and the longer edge at ratio 1, in pixels.
+    Pixels are those of `CvResize` followed by a crop, to the bit. Only the upper left corner of the source, as far as
+    the window reaches, is resized: it begins where the image begins, so that the weights of all pixels stay the same.
+    """
+
+    def __init__(self, resize: CvResize, top: int, left: int, height: int, width: int) -> None:
+        """Fix the resize of the whole image, and the window of the resized image, in pixels."""
+        super().__init__()
+        self.resize, self.top, self.left = resize, top, left
+        self.new_height, self.new_width = height, width
+        self.corner = (  # (height, width) of the part of the source that counts
+            _source_length(top + height, resize.height, resize.new_height),
+            _source_length(left + width, resize.width, resize.new_width),
+        )
+
+    def apply_image(self, img: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Resize and crop an image (H, W, 3), or its upper left `corner`."""
+        if img.shape[:2] not in ((self.resize.height, self.resize.width), self.corner):
+            raise ValueError(
+                f"this crop is for images of {self.resize.height} x {self.resize.width} or their corner of "
+                f"{self.corner}, not {img.shape[:2]}."
+            )
+        resized = cv2.resize(
+            img[: self.corner[0], : self.corner[1]],
+            None,
+            fx=self.resize.new_width / self.resize.width,
+            fy=self.resize.new_height / self.resize.height,
+            interpolation=cv2.INTER_LINEAR,
+        )
+        return resized[self.top : self.top + self.new_height, self.left : self.left + self.new_width]
+
+    def apply_segmentation(self, segmentation: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Resize and crop a label map (H, W) without mixing labels."""
+        rows = nearest_indices(self.resize.height, self.resize.new_height)[self.top : self.top + self.new_height]
+        columns = nearest_indices(self.resize.width, self.resize.new_width)[self.left : self.left + self.new_width]
+        return segmentation[rows][:, columns]
+
+    def apply_coords(self, coords: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Scale and move points (N, 2), given as (x, y)."""
+        return self.resize.apply_coords(coords) - (self.left, self.top)
+
+
+def nearest_indices(length: int, new_length: int) -> NDArray[np.int64]:
+    """Source index of every pixel along an edge that `CvResize` resizes for labels, int64 (new_length,)."""
+    step = 1.0 / (new_length / length)  # in OpenCV's order of operations, which decides where the result is whole
+    return np.minimum(np.floor(np.arange(new_length) * step).astype(np.int64), length - 1)
+
+
+def _source_length(end: int, length: int, new_length: int) -> int:
+    # The last pixel, end - 1, lies at (end - 0.5) * step - 0.5 of the source: its right neighbour is within this.
+    return min(length, math.ceil(end * length / new_length) + 1)
+
+
+class RandomScaleCrop(T.Augmentation):
+    """Resizes to within two limits that are multiplied by a random ratio, and crops a window that no class fills.
+
+    Both limits are multiplied by the same ratio and rounded down. A window is drawn again, up to 10 times, while fewer
+    than two classes are in it or the largest one has at least `max_share` of its labelled pixels; the last one drawn
+    is kept whatever it shows.
+    """
+
+    input_args = ("sem_seg",)  # Detectron2 hands a single argument the image if nothing is said
+
+    def __init__(
+        self,
+        scale_range: tuple[float, float],
+        short_limit: int,
+        long_limit: int,
+        crop_size: tuple[int, int] | None = None,
+        max_share: float = 1.0,
+    ) -> None:
+        """Fix what is drawn from.
+
+        Args:
+            scale_range: of the ratio.
+            short_limit, long_limit: of the shorter and the longer edge at ratio 1, in pixels.
+            crop_size: (height, width) of the window, clipped to the resized image; None keeps the whole image.
+            max_share: the largest class's share; 1 takes any window.
 
         Raises:
             ValueError: the range is empty or not positive.
@@ -89,41 +165,45 @@ class RandomScaleResize(T.Augmentation):
         if not 0.0 < scale_range[0] <= scale_range[1]:
             raise ValueError(f"INPUT.SCALE_RANGE must be two increasing positive numbers, got {tuple(scale_range)}.")
         self.scale_range, self.short_limit, self.long_limit = scale_range, short_limit, long_limit
+        self.crop_size, self.max_share = crop_size, max_share
 
-    def get_transform(self, image: NDArray[np.uint8]) -> CvResize:
-        """Draw a ratio and return the resize for an image (H, W, 3)."""
+    def get_transform(self, sem_seg: NDArray[np.uint8]) -> ScaleCropTransform:
+        """Draw a ratio and a window; the labels (H, W) decide, the image is not needed."""
         ratio = np.random.uniform(*self.scale_range)
-        height, width = image.shape[:2]
-        return resize_within(height, width, max(1, int(self.short_limit * ratio)), max(1, int(self.long_limit * ratio)))
-
-
-class CategoryAreaCrop(T.Augmentation):
-    """Crops a random window that no single class fills.
-
-    A window is drawn again, up to 10 times, while fewer than two classes are in it or the largest one has at least
-    `max_share` of its labelled pixels; the last one drawn is kept whatever it shows.
-    """
-
-    def __init__(self, size: tuple[int, int], max_share: float) -> None:
-        """Fix the window's (height, width), clipped to the image, and the largest class's share; 1 takes any window."""
-        super().__init__()
-        self.size, self.max_share = size, max_share
-
-    def get_transform(self, image: NDArray[np.uint8], sem_seg: NDArray[np.uint8]) -> T.CropTransform:
-        """Draw a window of an image (H, W, 3) with labels (H, W)."""
-        image_height, image_width = image.shape[:2]
-        height, width = min(self.size[0], image_height), min(self.size[1], image_width)
+        limits = (max(1, int(limit * ratio)) for limit in (self.short_limit, self.long_limit))
+        resize = resize_within(*sem_seg.shape, *limits)
+        if self.crop_size is None:
+            return ScaleCropTransform(resize, 0, 0, resize.new_height, resize.new_width)
+        height, width = min(self.crop_size[0], resize.new_height), min(self.crop_size[1], resize.new_width)
         retries = _CROP_RETRIES if self.max_share < 1.0 else 0
         for attempt in range(retries + 1):
-            top = np.random.randint(image_height - height + 1)
-            left = np.random.randint(image_width - width + 1)
-            if attempt == retries or self._is_varied(sem_seg[top : top + height, left : left + width]):
+            top = np.random.randint(resize.new_height - height + 1)
+            left = np.random.randint(resize.new_width - width + 1)
+            crop = ScaleCropTransform(resize, top, left, height, width)
+            if attempt == retries or self._is_varied(crop.apply_segmentation(sem_seg)):
                 break
-        return T.CropTransform(left, top, width, height, image_width, image_height)
+        return crop
 
     def _is_varied(self, labels: NDArray[np.uint8]) -> bool:
         counts = np.bincount(labels.ravel(), minlength=IGNORE_LABEL + 1)[:IGNORE_LABEL]
         return bool(np.count_nonzero(counts) > 1 and counts.max() < self.max_share * counts.sum())
+
+
+class HorizontalFlip(T.HFlipTransform):
+    """Detectron2's flip, whose result lies in memory as OpenCV reads it fastest."""
+
+    def apply_image(self, img: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Flip an image (H, W, 3) or labels (H, W)."""
+        return cv2.flip(img, 1)
+
+
+class RandomHorizontalFlip(T.RandomFlip):
+    """Flips one image in two."""
+
+    def get_transform(self, image: NDArray[np.uint8]) -> T.Transform:
+        """Draw whether an image (H, W, 3) is flipped."""
+        flip = super().get_transform(image)
+        return HorizontalFlip(flip.width) if isinstance(flip, T.HFlipTransform) else flip
 
 
 class ColourTransform(T.Transform):
@@ -185,16 +265,20 @@ def change_values(image: NDArray[np.uint8], factor: float, shift: float) -> NDAr
 
 def change_saturation(image: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:
     """Multiply the HSV saturation of an RGB image (H, W, 3), clipped and truncated."""
-    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
-    hsv[..., 1] = change_values(np.ascontiguousarray(hsv[..., 1]), factor, 0.0)
-    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+    return _change_hsv(image, 1, lambda saturation: change_values(saturation, factor, 0.0))
 
 
 def change_hue(image: NDArray[np.uint8], turn: int) -> NDArray[np.uint8]:
     """Turn the hue of an RGB image (H, W, 3) by `turn` steps of two degrees."""
-    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
     table = ((np.arange(256) + turn) % _HUE_STEPS).astype(np.uint8)
-    hsv[..., 0] = cv2.LUT(np.ascontiguousarray(hsv[..., 0]), table)
+    return _change_hsv(image, 0, lambda hue: cv2.LUT(hue, table))
+
+
+def _change_hsv(
+    image: NDArray[np.uint8], channel: int, change: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+) -> NDArray[np.uint8]:
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+    cv2.insertChannel(change(cv2.extractChannel(hsv, channel)), hsv, channel)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
 
 

@@ -9,25 +9,27 @@ from torch.utils.data import DataLoader
 
 from mtaclip.data.datasets import get_records
 from mtaclip.data.labels import IGNORE_LABEL
+from mtaclip.data.loader import TrainingLoader
 from mtaclip.data.mapper import SemanticMapper
 from mtaclip.data.sampling import BatchNumbers, TrainingSamples
 
 
-def build_train_loader(cfg: CfgNode, *, seed: int = 0, start: int = 0) -> DataLoader[list[dict[str, Any]]]:
+def build_train_loader(cfg: CfgNode, *, seed: int = 0, start: int = 0) -> TrainingLoader:
     """Build the endless, shuffled loader of DATASETS.TRAIN.
 
     Args:
-        cfg: DATASETS.TRAIN, SOLVER.IMS_PER_BATCH (over all processes), SOLVER.ACCUMULATE, DATALOADER.NUM_WORKERS and
-            INPUT are read.
+        cfg: DATASETS.TRAIN, SOLVER.IMS_PER_BATCH (over all processes), SOLVER.ACCUMULATE, DATALOADER.NUM_WORKERS,
+            DATALOADER.TOLERATE_BROKEN and INPUT are read.
         seed: of the run, the same in all processes; it fixes the order of the images and their augmentations.
         start: iteration to start at.
 
     Returns:
         Loader of lists of what `SemanticMapper` returns, SOLVER.ACCUMULATE lists per iteration, each
-        SOLVER.IMS_PER_BATCH / processes / SOLVER.ACCUMULATE long.
+        SOLVER.IMS_PER_BATCH / processes / SOLVER.ACCUMULATE long. Its `broken` names the files that were replaced.
 
     Raises:
-        ValueError: the images of an iteration cannot be shared equally; see also `check_dataset`, `SemanticMapper`.
+        ValueError: the images of an iteration cannot be shared equally, or a negative number of broken files is
+            tolerated; see also `check_dataset`, `SemanticMapper`.
         FileNotFoundError: see `get_records`.
     """
     total, parts, processes = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.ACCUMULATE, comm.get_world_size()
@@ -36,12 +38,16 @@ def build_train_loader(cfg: CfgNode, *, seed: int = 0, start: int = 0) -> DataLo
             f"SOLVER.IMS_PER_BATCH {total} must be a positive multiple of SOLVER.ACCUMULATE {parts} times {processes} "
             "process(es)."
         )
-    return DataLoader(
-        TrainingSamples(_checked_records(cfg, list(cfg.DATASETS.TRAIN)), SemanticMapper(cfg, True), seed),
+    tolerate = cfg.DATALOADER.TOLERATE_BROKEN
+    if tolerate < 0:
+        raise ValueError(f"DATALOADER.TOLERATE_BROKEN is {tolerate}: it must be a number of files, 0 or more.")
+    loader = DataLoader(
+        TrainingSamples(_checked_records(cfg, list(cfg.DATASETS.TRAIN)), SemanticMapper(cfg, True), seed, tolerate),
         batch_sampler=BatchNumbers(total, comm.get_rank(), processes, parts, start),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=list,
     )
+    return TrainingLoader(loader, tolerate)
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader[list[dict[str, Any]]]:

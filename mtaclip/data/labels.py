@@ -4,6 +4,7 @@ Shapes: `H, W` the size of a file, `C` classes. Train ids are 0 .. C-1, and 255 
 """
 
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 
 import cv2
@@ -11,6 +12,8 @@ import numpy as np
 from cityscapesscripts.helpers.labels import labels as CITYSCAPES_LABELS
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+
+from mtaclip.data.png import PlainPng
 
 IGNORE_LABEL = 255
 LABEL_FORMATS = ("cityscapes_label_ids", "train_ids", "ade20k")
@@ -22,10 +25,58 @@ _ADE20K_CLASSES = 150
 _UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises on broken files
 
 
-def read_image(path: str | Path) -> NDArray[np.uint8]:
-    """Read an image as RGB. This is the one place where the order of the channels is decided.
+class UnusableFileError(ValueError):
+    """A file of a dataset is damaged, or not what it should be; `path` says which."""
 
-    The orientation stored in EXIF is applied; grey, palette and CMYK images are converted, an alpha channel is dropped.
+    path: str
+
+
+class MissingFileError(FileNotFoundError):
+    """A file of a dataset does not exist; `path` says which."""
+
+    path: str
+
+
+class ImageFile:
+    """An image that is decoded no further than it is needed; `height, width` are known at once.
+
+    This is the one place where the order of the channels is decided: RGB. The orientation stored in EXIF is applied;
+    grey, palette and CMYK images are converted, an alpha channel is dropped.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Open any file that Pillow reads.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file is not an image, is damaged, or has more than 8 bits per channel.
+        """
+        self._path = path
+        self._pixels: NDArray[np.uint8] | None = None
+        self._png = PlainPng.parse(_read_bytes(path, "image"))
+        if self._png is None:
+            self._pixels = _decode(path)
+            self.height, self.width = self._pixels.shape[:2]
+        else:
+            self.height, self.width = self._png.height, self._png.width
+
+    def corner(self, height: int, width: int) -> NDArray[np.uint8]:
+        """Decode the upper left corner, uint8 (height, width, 3). Only RGB PNGs are decoded in part.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        if self._png is not None:
+            pixels = self._png.corner(height, width)
+            if pixels is not None:
+                return pixels
+        if self._pixels is None:
+            self._pixels = _decode(self._path)
+        return self._pixels[:height, :width]
+
+
+def read_image(path: str | Path) -> NDArray[np.uint8]:
+    """Read an image as RGB, as `ImageFile` does.
 
     Args:
         path: any file that Pillow reads.
@@ -37,16 +88,8 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
         FileNotFoundError: there is no such file.
         ValueError: the file is not an image, is damaged, or has more than 8 bits per channel.
     """
-    with _open(path, "image") as file:
-        if file.mode.startswith(("I", "F")):
-            raise ValueError(
-                f"image {path} has more than 8 bits per channel (mode {file.mode}): convert it to 8 bits first."
-            )
-        try:
-            oriented = ImageOps.exif_transpose(file)
-            return np.array((oriented if oriented.mode == "RGB" else oriented.convert("RGB")), dtype=np.uint8)
-        except _UNREADABLE as error:
-            raise _unreadable("image", path, error) from error
+    file = ImageFile(path)
+    return file.corner(file.height, file.width)
 
 
 def read_label_map(
@@ -73,9 +116,10 @@ def read_label_map(
     table = _table(label_format, num_classes)
     with _open(path, "label map") as file:
         if file.mode not in ("L", "P"):
-            raise ValueError(
+            raise unusable(
+                path,
                 f"label map {path} must hold one 8-bit class id per pixel (a grey or palette image), "
-                f"but its mode is {file.mode}: is it a colour picture of the labels, or an instance map?"
+                f"but its mode is {file.mode}: is it a colour picture of the labels, or an instance map?",
             )
         try:
             raw = np.asarray(file, dtype=np.uint8)
@@ -133,27 +177,63 @@ def _table(label_format: str, num_classes: int | None) -> NDArray[np.uint8]:
     return table
 
 
-def _open(path: str | Path, what: str) -> Image.Image:
+def unusable(path: str | Path, message: str) -> UnusableFileError:
+    """The error that `path` cannot be used; `message` is the whole sentence."""
+    error = UnusableFileError(message)
+    error.path = str(path)
+    return error
+
+
+def _read_bytes(path: str | Path, what: str) -> bytes:
     if not Path(path).is_file():
-        raise FileNotFoundError(f"{what} {path} does not exist.")
+        error = MissingFileError(f"{what} {path} does not exist.")
+        error.path = str(path)
+        raise error
     try:
-        return Image.open(path)
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise _unreadable(what, path, error) from error
+
+
+def _open(path: str | Path, what: str) -> Image.Image:
+    content = _read_bytes(path, what)
+    try:
+        return Image.open(BytesIO(content))
+    except Image.UnidentifiedImageError as error:
+        raise _unreadable(what, path, "no known image format") from error
     except _UNREADABLE as error:
         raise _unreadable(what, path, error) from error
 
 
-def _unreadable(what: str, path: str | Path, error: Exception) -> ValueError:
-    return ValueError(f"{what} {path} cannot be read ({error}): replace it with an intact image file.")
+def _decode(path: str | Path) -> NDArray[np.uint8]:
+    """The whole image (H, W, 3), by Pillow."""
+    with _open(path, "image") as file:
+        if file.mode.startswith(("I", "F")):
+            raise unusable(
+                path,
+                f"image {path} has more than 8 bits per channel (mode {file.mode}): convert it to 8 bits first.",
+            )
+        try:
+            oriented = ImageOps.exif_transpose(file)
+            return np.array((oriented if oriented.mode == "RGB" else oriented.convert("RGB")), dtype=np.uint8)
+        except _UNREADABLE as error:
+            raise _unreadable("image", path, error) from error
+
+
+def _unreadable(what: str, path: str | Path, reason: Exception | str) -> UnusableFileError:
+    return unusable(path, f"{what} {path} cannot be read ({reason}): replace it with an intact image file.")
 
 
 def _illegal_values(
     path: str | Path, raw: NDArray[np.uint8], table: NDArray[np.uint8], label_format: str
-) -> ValueError:
+) -> UnusableFileError:
     illegal = [int(value) for value in np.unique(raw) if table[value] == _ILLEGAL]
     shown = ", ".join(map(str, illegal[:8])) + (", ..." if len(illegal) > 8 else "")
-    return ValueError(
+    allowed = _ranges(np.flatnonzero(table != _ILLEGAL))
+    return unusable(
+        path,
         f"label map {path} holds the value(s) {shown}, which label format '{label_format}' does not have "
-        f"(allowed: {_ranges(np.flatnonzero(table != _ILLEGAL))}): check the label format, the class count or the file."
+        f"(allowed: {allowed}): check the label format, the class count or the file.",
     )
 
 

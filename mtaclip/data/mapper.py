@@ -9,11 +9,46 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data import transforms as T
 from numpy.typing import NDArray
 
-from mtaclip.data.augmentation import CategoryAreaCrop, PhotometricDistortion, RandomScaleResize, ResizeWithin
-from mtaclip.data.labels import read_image, read_label_map
+from mtaclip.data.augmentation import (
+    PhotometricDistortion,
+    RandomHorizontalFlip,
+    RandomScaleCrop,
+    ResizeWithin,
+    ScaleCropTransform,
+)
+from mtaclip.data.labels import ImageFile, read_label_map, unusable
 
 _PASSED_ON = ("file_name", "image_id", "sem_seg_file_name", "label_format")
 _DEFAULT_FORMAT = "train_ids"  # of records that name no format, as Detectron2's own datasets do
+
+
+class FileInput(T.AugInput):
+    """What augmentations work on: an image that is decoded when one of them needs it, and labels.
+
+    A first transform that shows a corner of the image only has no more than that corner decoded.
+    """
+
+    def __init__(self, file: ImageFile, sem_seg: NDArray[np.uint8] | None) -> None:
+        """Join an image and its labels (H, W), if there are any."""
+        self._file, self._image = file, None
+        self.boxes, self.sem_seg = None, sem_seg
+
+    @property
+    def image(self) -> NDArray[np.uint8]:
+        """The image (H, W, 3) as it is so far."""
+        if self._image is None:
+            self._image = self._file.corner(self._file.height, self._file.width)
+        return self._image
+
+    @image.setter
+    def image(self, image: NDArray[np.uint8]) -> None:
+        self._image = image
+
+    def transform(self, tfm: T.Transform) -> None:
+        """Apply a transform to image and labels, in place."""
+        if self._image is None and isinstance(tfm, ScaleCropTransform):
+            self._image = self._file.corner(*tfm.corner)
+        super().transform(tfm)
 
 
 class SemanticMapper:
@@ -67,31 +102,36 @@ class SemanticMapper:
             FileNotFoundError: a file does not exist.
             ValueError: a file cannot be used, image and labels differ in size, or a training record has no labels.
         """
-        image = read_image(record["file_name"])
+        file = ImageFile(record["file_name"])
         sample = {key: record[key] for key in _PASSED_ON if key in record}
-        sample["height"], sample["width"] = image.shape[:2]
-        labels = self._read_labels(record, image.shape[:2]) if self.is_train else None
-        inputs = T.AugInput(image, sem_seg=labels)
+        sample["height"], sample["width"] = file.height, file.width
+        inputs = FileInput(file, self._read_labels(record, (file.height, file.width)) if self.is_train else None)
         self.augmentations(inputs)
-        sample["image"] = torch.from_numpy(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
-        if inputs.sem_seg is not None:
-            sample["sem_seg"] = torch.from_numpy(np.ascontiguousarray(inputs.sem_seg))
-        return sample
+        return sample | to_tensors(inputs.image, inputs.sem_seg)
 
-    def _read_labels(self, record: dict[str, Any], image_size: tuple[int, ...]) -> NDArray[np.uint8]:
-        file = record.get("sem_seg_file_name")
-        if file is None:
+    def _read_labels(self, record: dict[str, Any], image_size: tuple[int, int]) -> NDArray[np.uint8]:
+        path = record.get("sem_seg_file_name")
+        if path is None:
             raise ValueError(
                 f"image {record['file_name']} has no labels (its record has no 'sem_seg_file_name'): "
                 "take its dataset out of DATASETS.TRAIN."
             )
-        labels = read_label_map(file, record.get("label_format", _DEFAULT_FORMAT), self.num_classes)
-        if labels.shape != tuple(image_size):
-            raise ValueError(
+        labels = read_label_map(path, record.get("label_format", _DEFAULT_FORMAT), self.num_classes)
+        if labels.shape != image_size:
+            raise unusable(
+                path,
                 f"image {record['file_name']} is {image_size[0]} x {image_size[1]} (height x width) but its label map "
-                f"{file} is {labels.shape[0]} x {labels.shape[1]}: they must be of one size."
+                f"{path} is {labels.shape[0]} x {labels.shape[1]}: they must be of one size.",
             )
         return labels
+
+
+def to_tensors(image: NDArray[np.uint8], sem_seg: NDArray[np.uint8] | None) -> dict[str, torch.Tensor]:
+    """Copy an image (H, W, 3) to `image` uint8 (3, H, W), and labels, if there are any, to `sem_seg` uint8 (H, W)."""
+    tensors = {"image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))}
+    if sem_seg is not None:
+        tensors["sem_seg"] = torch.from_numpy(np.ascontiguousarray(sem_seg))
+    return tensors
 
 
 def training_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
@@ -107,13 +147,13 @@ def training_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
             f"INPUT.MIN_SIZE_TRAIN must hold one size, got {sizes}: INPUT.SCALE_RANGE is what varies the size here."
         )
     _check_limits("TRAIN", sizes[0], cfg.INPUT.MAX_SIZE_TRAIN)
+    crop_size = _crop_size(cfg) if cfg.INPUT.CROP.ENABLED else None
+    max_share = cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA
     augmentations: list[T.Augmentation] = [
-        RandomScaleResize(tuple(cfg.INPUT.SCALE_RANGE), sizes[0], cfg.INPUT.MAX_SIZE_TRAIN)
+        RandomScaleCrop(tuple(cfg.INPUT.SCALE_RANGE), sizes[0], cfg.INPUT.MAX_SIZE_TRAIN, crop_size, max_share)
     ]
-    if cfg.INPUT.CROP.ENABLED:
-        augmentations.append(_crop(cfg))
     if cfg.INPUT.RANDOM_FLIP == "horizontal":
-        augmentations.append(T.RandomFlip(prob=0.5))
+        augmentations.append(RandomHorizontalFlip(prob=0.5))
     elif cfg.INPUT.RANDOM_FLIP != "none":
         raise ValueError(f"INPUT.RANDOM_FLIP must be 'horizontal' or 'none', got '{cfg.INPUT.RANDOM_FLIP}'.")
     if cfg.INPUT.COLOR_AUG:
@@ -143,7 +183,7 @@ def _check_limits(phase: str, short_limit: int, long_limit: int) -> None:
         )
 
 
-def _crop(cfg: CfgNode) -> CategoryAreaCrop:
+def _crop_size(cfg: CfgNode) -> tuple[int, int]:
     if cfg.INPUT.CROP.TYPE != "absolute":
         raise ValueError(
             f"INPUT.CROP.TYPE is '{cfg.INPUT.CROP.TYPE}', but INPUT.CROP.SIZE is (height, width) in pixels here: "
@@ -152,4 +192,4 @@ def _crop(cfg: CfgNode) -> CategoryAreaCrop:
     height, width = (int(size) for size in cfg.INPUT.CROP.SIZE)
     if min(height, width) < 1:
         raise ValueError(f"INPUT.CROP.SIZE must be (height, width) in pixels, got {tuple(cfg.INPUT.CROP.SIZE)}.")
-    return CategoryAreaCrop((height, width), cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA)
+    return height, width

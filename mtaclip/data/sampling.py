@@ -7,12 +7,17 @@ the run was interrupted before it.
 
 import random
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 from detectron2.data.common import DatasetFromList
 from torch.utils.data import Dataset, Sampler
+
+from mtaclip.data.labels import MissingFileError, UnusableFileError
+
+BROKEN = "broken_files"  # key of a sample that another one's broken files are listed under
 
 
 class TrainingSamples(Dataset):
@@ -22,21 +27,48 @@ class TrainingSamples(Dataset):
         records: of a dataset, in Detectron2's format.
         mapper: makes a sample of a record; its randomness is seeded before every call (NumPy, `random` and PyTorch).
         seed: of the run, the same in all processes.
+        tolerate: a sample may come from another record, drawn by seed and number, after up to this many broken files;
+            0 raises the first one's error. Such a sample lists them under `BROKEN`, as (path, reason).
     """
 
-    def __init__(self, records: list[dict[str, Any]], mapper: Callable[[dict[str, Any]], Any], seed: int) -> None:
+    def __init__(
+        self, records: list[dict[str, Any]], mapper: Callable[[dict[str, Any]], Any], seed: int, tolerate: int = 0
+    ) -> None:
         self._records = DatasetFromList(records)
         self._mapper = mapper
         self._seed = seed
+        self._tolerate = tolerate
         self._order: tuple[int, np.ndarray] | None = None  # pass and its order of records
 
     def __getitem__(self, number: int) -> Any:
-        """Sample `number`, counted from 0 over all passes."""
+        """Sample `number`, counted from 0 over all passes.
+
+        Raises:
+            UnusableFileError, MissingFileError: more files are broken than tolerated, or those of all records.
+        """
         epoch, place = divmod(number, len(self._records))
         if self._order is None or self._order[0] != epoch:
             self._order = epoch, np.random.default_rng((self._seed, epoch)).permutation(len(self._records))
-        _seed_generators(np.random.SeedSequence((self._seed, number)))
-        return self._mapper(self._records[int(self._order[1][place])])
+        first = int(self._order[1][place])
+        broken: dict[str, str] = {}
+        for index in chain([first], self._others(first, number)):
+            _seed_generators(np.random.SeedSequence((self._seed, number)))
+            try:
+                sample = self._mapper(self._records[index])
+            except (UnusableFileError, MissingFileError) as error:
+                broken[error.path] = str(error)
+                if len(broken) > self._tolerate or len(self._records) == 1:
+                    raise
+                last = error
+                continue
+            return sample | {BROKEN: list(broken.items())} if broken else sample
+        raise last
+
+    def _others(self, first: int, number: int) -> Iterator[int]:
+        """All records but one, in an order of this number's own."""
+        for index in np.random.default_rng((self._seed, number, 1)).permutation(len(self._records)):
+            if index != first:
+                yield int(index)
 
 
 def _seed_generators(sequence: np.random.SeedSequence) -> None:

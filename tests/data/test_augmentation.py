@@ -7,10 +7,12 @@ import pytest
 from detectron2.data import transforms as T
 
 from mtaclip.data.augmentation import (
-    CategoryAreaCrop,
+    CvResize,
     PhotometricDistortion,
-    RandomScaleResize,
+    RandomHorizontalFlip,
+    RandomScaleCrop,
     ResizeWithin,
+    ScaleCropTransform,
     change_hue,
     change_saturation,
     change_values,
@@ -50,30 +52,31 @@ def test_random_scale_multiplies_both_limits_and_rounds_down():
     np.random.seed(3)
     ratio = np.random.uniform(0.5, 2.0)
     np.random.seed(3)
-    resize = RandomScaleResize((0.5, 2.0), 100, 301).get_transform(np.zeros((200, 400, 3), np.uint8))
+    transform = RandomScaleCrop((0.5, 2.0), 100, 301).get_transform(np.zeros((200, 400), np.uint8))
+    resize = transform.resize
     scale = min(int(100 * ratio) / 200, int(301 * ratio) / 400)
     assert (resize.new_height, resize.new_width) == (int(200 * scale + 0.5), int(400 * scale + 0.5))
+    assert transform.apply_image(np.zeros((200, 400, 3), np.uint8)).shape == (resize.new_height, resize.new_width, 3)
 
 
 def test_random_scale_covers_its_range():
     np.random.seed(0)
-    augmentation = RandomScaleResize((0.5, 2.0), 100, 1000)
-    heights = [augmentation.get_transform(np.zeros((100, 200, 3), np.uint8)).new_height for _ in range(300)]
+    augmentation = RandomScaleCrop((0.5, 2.0), 100, 1000)
+    heights = [augmentation.get_transform(np.zeros((100, 200), np.uint8)).new_height for _ in range(300)]
     assert 50 <= min(heights) < 55
     assert 195 < max(heights) <= 200
     with pytest.raises(ValueError, match="INPUT.SCALE_RANGE"):
-        RandomScaleResize((2.0, 0.5), 100, 1000)
+        RandomScaleCrop((2.0, 0.5), 100, 1000)
 
 
 def test_crop_is_clipped_to_the_image():
-    crop = CategoryAreaCrop((64, 8), 0.75).get_transform(np.zeros((10, 20, 3), np.uint8), np.zeros((10, 20), np.uint8))
+    crop = RandomScaleCrop((1.0, 1.0), 10, 20, (64, 8), 0.75).get_transform(np.zeros((10, 20), np.uint8))
     assert crop.apply_image(np.zeros((10, 20, 3), np.uint8)).shape == (10, 8, 3)
 
 
 def crop_positions(labels, max_share, draws):
-    image = np.zeros((*labels.shape, 3), np.uint8)
-    augmentation = CategoryAreaCrop((4, 4), max_share)
-    return np.bincount([augmentation.get_transform(image, labels).x0 for _ in range(draws)], minlength=5) / draws
+    augmentation = RandomScaleCrop((1.0, 1.0), *labels.shape, (4, 4), max_share)
+    return np.bincount([augmentation.get_transform(labels).left for _ in range(draws)], minlength=5) / draws
 
 
 def test_crop_is_drawn_again_while_one_class_fills_it():
@@ -100,6 +103,70 @@ def test_an_image_of_one_class_keeps_its_last_window():
     np.random.seed(0)
     share = crop_positions(np.zeros((4, 8), np.uint8), 0.75, 500)
     assert (share > 0.1).all()
+
+
+def plain_scale_and_crop(image, labels, scale_range, limits, size, max_share):
+    """The recipe on whole arrays: resize everything, then draw windows of the result."""
+    ratio = np.random.uniform(*scale_range)
+    resize = resize_within(*labels.shape, *(max(1, int(limit * ratio)) for limit in limits))
+    image, labels = resize.apply_image(image), resize.apply_segmentation(labels)
+    if size is None:
+        return image, labels
+    height, width = min(size[0], labels.shape[0]), min(size[1], labels.shape[1])
+    for _ in range(11):
+        top = np.random.randint(labels.shape[0] - height + 1)
+        left = np.random.randint(labels.shape[1] - width + 1)
+        window = labels[top : top + height, left : left + width]
+        counts = np.bincount(window[window != 255], minlength=1)
+        if max_share >= 1 or ((counts > 0).sum() > 1 and counts.max() < max_share * counts.sum()):
+            break
+    return image[top : top + height, left : left + width], window
+
+
+@pytest.mark.parametrize("scale_range", [(0.5, 2.0), (0.2, 0.4), (2.0, 4.0), (0.5, 0.5), (1.0, 1.0), (2.0, 2.0)])
+def test_a_crop_before_the_resize_is_the_crop_after_it_to_the_bit(scale_range):
+    rng = np.random.default_rng(0)
+    again = 0
+    for seed in range(60):
+        height, width = rng.integers(1, 200, 2)
+        image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        labels = np.kron(rng.choice(np.array([0, 1, 255], np.uint8), (7, 7)), np.ones((29, 29), np.uint8))
+        labels = np.ascontiguousarray(labels[:height, :width])
+        limits = (min(height, width), max(height, width)) if seed % 2 else rng.integers(1, 300, 2).tolist()
+        size = None if seed % 5 == 0 else tuple(rng.integers(1, 150, 2).tolist())
+        share = 1.0 if seed % 7 == 0 else 0.75
+        np.random.seed(seed)
+        expected = plain_scale_and_crop(image, labels, scale_range, limits, size, share)
+        state = np.random.get_state()[2]
+        np.random.seed(seed)
+        crop = RandomScaleCrop(scale_range, *limits, size, share).get_transform(labels)
+        assert np.random.get_state()[2] == state  # the same draws
+        corner = np.ascontiguousarray(image[: crop.corner[0], : crop.corner[1]])
+        for source in (image, corner):
+            assert np.array_equal(crop.apply_image(source), expected[0])
+        assert np.array_equal(crop.apply_segmentation(labels), expected[1])
+        again += corner.size < image.size
+    assert again > 10  # the corner is not always the whole image
+
+
+def test_crop_at_the_size_of_cityscapes_to_the_bit():
+    rng = np.random.default_rng(1)
+    image = rng.integers(0, 256, (1024, 2048, 3), dtype=np.uint8)
+    labels = np.kron(rng.integers(0, 19, (32, 64), dtype=np.uint8), np.ones((32, 32), np.uint8))
+    for seed in range(6):
+        np.random.seed(seed)
+        expected = plain_scale_and_crop(image, labels, (0.5, 2.0), (1024, 2048), (512, 1024), 0.75)
+        np.random.seed(seed)
+        crop = RandomScaleCrop((0.5, 2.0), 1024, 2048, (512, 1024), 0.75).get_transform(labels)
+        assert np.array_equal(crop.apply_image(image[: crop.corner[0], : crop.corner[1]]), expected[0])
+        assert np.array_equal(crop.apply_segmentation(labels), expected[1])
+
+
+def test_coordinates_are_scaled_and_moved():
+    crop = ScaleCropTransform(CvResize(10, 20, 20, 40), 3, 5, 8, 8)
+    assert crop.apply_coords(np.array([[10.0, 4.0]])).tolist() == [[15.0, 5.0]]
+    with pytest.raises(ValueError, match="10 x 20 or their corner"):
+        crop.apply_image(np.zeros((11, 20, 3), np.uint8))
 
 
 def test_values_are_clipped_and_truncated():
@@ -157,6 +224,22 @@ def test_photometric_distortion_follows_the_recipe_and_leaves_labels_alone():
     assert 3 <= unchanged <= 25  # all four coins say no once in 16 times: 12.5 of 200
 
 
+def test_flip_is_detectron2s_with_the_same_draws():
+    image = np.random.default_rng(0).integers(0, 256, (9, 14, 3), dtype=np.uint8)
+    flipped = 0
+    for seed in range(20):
+        results = []
+        for flip in (T.RandomFlip(prob=0.5), RandomHorizontalFlip(prob=0.5)):
+            np.random.seed(seed)
+            inputs = T.AugInput(image.copy(), sem_seg=image[..., 0].copy())
+            transform = flip(inputs)
+            results.append((inputs.image, inputs.sem_seg, transform.apply_coords(np.array([[3.0, 2.0]]))))
+        for theirs, ours in zip(*results, strict=True):
+            assert np.array_equal(theirs, ours)
+        flipped += np.array_equal(results[1][0], image[:, ::-1])
+    assert 4 < flipped < 16
+
+
 def test_resize_for_tests_takes_any_image():
     inputs = T.AugInput(np.zeros((60, 90, 3), np.uint8))
     ResizeWithin(30, 1000)(inputs)
@@ -168,10 +251,8 @@ def test_the_seed_decides():
         np.random.seed(seed)
         image = np.random.default_rng(1).integers(0, 256, (40, 80, 3), dtype=np.uint8)
         inputs = T.AugInput(image, sem_seg=np.ascontiguousarray(image[..., 0] // 64))
-        crop = CategoryAreaCrop((24, 24), 0.75)
-        T.AugmentationList(
-            [RandomScaleResize((0.5, 2.0), 40, 80), crop, T.RandomFlip(prob=0.5), PhotometricDistortion()]
-        )(inputs)
+        crop = RandomScaleCrop((0.5, 2.0), 40, 80, (24, 24), 0.75)
+        T.AugmentationList([crop, T.RandomFlip(prob=0.5), PhotometricDistortion()])(inputs)
         return inputs.image, inputs.sem_seg
 
     for first, second in zip(sample(4), sample(4), strict=True):
