@@ -36,8 +36,8 @@ def _add_clip(cfg: CN) -> None:
     cfg.MODEL.CLIP.ARCH = "RN50-quickgelu"
     # open_clip pretrained tag or path of a weight file; "" starts from random weights.
     cfg.MODEL.CLIP.PRETRAINED = "openai"
-    # Normalisation inside a CLIP ResNet: "BN" (as released), "SyncBN" (over all processes) or "FrozenBN".
-    cfg.MODEL.CLIP.NORM = "BN"
+    # BatchNorm of the image tower: "SyncBN" (over all processes), "BN" (per process, as released) or "FrozenBN".
+    cfg.MODEL.CLIP.NORM = "SyncBN"
     # ViT only: indices of the four transformer blocks whose outputs feed the feature pyramid.
     cfg.MODEL.CLIP.VIT_TAPS = (3, 5, 7, 11)
 

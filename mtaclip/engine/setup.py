@@ -77,19 +77,23 @@ def _check_name(key: str, name: str, registry) -> None:
         raise ValueError(f"{key}: {name!r} is not registered; known are {sorted(dict(registry))}.")
 
 
-def pick_device(num_gpus: int) -> str:
+def pick_device(num_gpus: int | None, configured: str = "cuda") -> str:
     """MODEL.DEVICE for a number of GPUs per machine: "cpu" for none.
+
+    Args:
+        num_gpus: as asked for; None asks for none if MODEL.DEVICE is the CPU, else for one.
+        configured: MODEL.DEVICE of the configuration.
 
     Raises:
         ValueError: this machine has fewer.
     """
-    if num_gpus == 0:
+    if num_gpus == 0 or (num_gpus is None and torch.device(configured).type == "cpu"):
         return "cpu"
     available = torch.cuda.device_count()
-    if num_gpus > available:
+    if (num_gpus or 1) > available:
         raise ValueError(
-            f"--num-gpus {num_gpus}: this machine has {available} GPU(s) that PyTorch can use; "
+            f"--num-gpus {num_gpus or 1}: this machine has {available} GPU(s) that PyTorch can use; "
             + ("ask for that many, or " if available else "")
             + "train on the CPU with --num-gpus 0."
         )
-    return "cuda"
+    return configured if num_gpus is None else "cuda"

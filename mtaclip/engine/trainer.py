@@ -39,8 +39,7 @@ class Trainer(DefaultTrainer):
         model = self.build_model(cfg)
         optimizer = build_optimizer(cfg, model)
         get_records(cfg.DATASETS.TRAIN)  # likewise
-        on_cpu = {"device_ids": None} if cfg.MODEL.DEVICE == "cpu" else {}
-        model = create_ddp_model(model, **on_cpu)
+        model = create_ddp_model(model, device_ids=None)  # of every process: the device its weights are on
         clip = cfg.SOLVER.CLIP_GRADIENTS
         self.seed = comm.shared_random_seed() if cfg.SEED < 0 else cfg.SEED
         self._trainer = TrainStep(

@@ -12,6 +12,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from mtaclip.modeling.clip import build_clip, clip_config
+from mtaclip.modeling.sync_batch_norm import SyncBatchNorm
 
 STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
 
@@ -138,11 +139,19 @@ def build_clip_backbone(cfg, input_shape: ShapeSpec) -> Backbone:
     is_resnet = isinstance(clip_config(clip.ARCH)["vision_cfg"]["layers"], list)
     tower = build_clip(clip.ARCH, clip.PRETRAINED).visual
     backbone = CLIPResNet(tower) if is_resnet else CLIPViT(tower, clip.VIT_TAPS)
-    return convert_norm(backbone, clip.NORM)
+    return convert_norm(backbone, clip.NORM, cfg.MODEL.DEVICE)
 
 
-def convert_norm(backbone: Backbone, norm: str) -> Backbone:
+def convert_norm(backbone: Backbone, norm: str, device: str = "cpu") -> Backbone:
     """Turn the backbone's BatchNorm into the named kind; "SyncBN" stays "BN" where there is one process.
+
+    Args:
+        backbone: changed in place.
+        norm: "BN", "SyncBN" or "FrozenBN".
+        device: where the backbone is going to run; PyTorch's SyncBatchNorm serves GPUs, our own the CPU.
+
+    Returns:
+        The backbone, with the same parameters and buffers under the same names.
 
     Raises:
         ValueError: unknown name.
@@ -152,5 +161,6 @@ def convert_norm(backbone: Backbone, norm: str) -> Backbone:
     if norm == "FrozenBN":
         return FrozenBatchNorm2d.convert_frozen_batchnorm(backbone)
     if norm == "SyncBN" and comm.get_world_size() > 1:
-        return nn.SyncBatchNorm.convert_sync_batchnorm(backbone)
+        on_gpu = torch.device(device).type == "cuda"
+        return (nn.SyncBatchNorm.convert_sync_batchnorm if on_gpu else SyncBatchNorm.convert)(backbone)
     return backbone

@@ -2,6 +2,10 @@
 
 python train_net.py --config-file configs/cityscapes/mtaclip_R50.yaml --num-gpus 8
 python train_net.py --config-file configs/cityscapes/mtaclip_R50.yaml --eval-only MODEL.WEIGHTS model_best.pth
+
+Without GPUs: --num-gpus 0, and --num-processes 2 for two processes. On several machines, on each of them:
+--num-machines 2 --machine-rank 0 (then 1) --dist-url tcp://HOST:PORT. Processes that torchrun or Slurm's srun
+starts need none of these options; each takes the GPU of its local rank.
 """
 
 import argparse
@@ -11,14 +15,15 @@ import sys
 import mtaclip  # noqa: F401  (before Detectron2: it repairs the 0.6 release)
 
 # isort: split
-from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.engine import default_argument_parser, default_setup
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from mtaclip.checkpoint import load_weights
 from mtaclip.engine import Trainer, setup_cfg
-from mtaclip.engine.setup import pick_device
+from mtaclip.engine.launch import RunError, launch
+from mtaclip.engine.processes import find_processes
 
 
 def evaluate(cfg) -> dict:
@@ -34,9 +39,9 @@ def evaluate(cfg) -> dict:
     return results
 
 
-def run(args: argparse.Namespace) -> dict | None:
+def run(args: argparse.Namespace, device: str) -> dict | None:
     """What every process does."""
-    cfg = setup_cfg(args.config_file, args.opts, device=pick_device(args.num_gpus))
+    cfg = setup_cfg(args.config_file, args.opts, device=device)
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="mtaclip")
     if args.eval_only:
@@ -47,8 +52,31 @@ def run(args: argparse.Namespace) -> dict | None:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Detectron2's usual options."""
-    return default_argument_parser(epilog=__doc__)
+    """Detectron2's usual options; those about processes also know CPUs, torchrun and Slurm."""
+    parser = argparse.ArgumentParser(
+        parents=[default_argument_parser()],
+        add_help=False,  # the parent's
+        conflict_handler="resolve",  # options below replace the parent's
+        epilog=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--num-gpus",
+        type=int,
+        metavar="N",
+        help="GPUs per machine, a process for each; 0 is the CPU (default: one per process of torchrun or srun; else "
+        "1, or 0 if MODEL.DEVICE is cpu)",
+    )
+    parser.add_argument(
+        "--num-processes", type=int, metavar="N", help="processes per machine without GPUs (default: 1)"
+    )
+    parser.add_argument(
+        "--dist-url",
+        default="auto",
+        metavar="URL",
+        help="where the processes meet, tcp://HOST:PORT; auto (default) is a free port of this machine",
+    )
+    return parser
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -56,17 +84,14 @@ def main(argv: list[str] | None = None) -> int:
     parser = make_parser()
     args = parser.parse_args(argv)
     try:
-        setup_cfg(args.config_file, args.opts, device=pick_device(args.num_gpus))
+        cfg = setup_cfg(args.config_file, args.opts)
+        processes = find_processes(args, cfg.MODEL.DEVICE)
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
-    launch(
-        run,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
+    try:
+        launch(run, processes, args, processes.device)
+    except RunError as error:
+        parser.exit(1, f"{parser.prog}: error: {error}\n")
     return 0
 
 

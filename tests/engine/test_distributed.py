@@ -1,37 +1,30 @@
 """Training in two real processes: gradients are averaged, every parameter takes part.
 
-Run as a script, this file is one of the processes: `test_distributed.py RANK FOLDER`.
+Run as a script, this file starts the processes: `test_distributed.py FOLDER`.
 """
 
 import os
 import subprocess
 import sys
-from datetime import timedelta
 from pathlib import Path
 
+import mtaclip  # noqa: F401
+
+# isort: split
 import torch
+from detectron2.utils import comm
+
+from mtaclip.engine import Trainer, setup_cfg
+from mtaclip.engine.launch import launch
+from mtaclip.engine.processes import Processes
 
 ROOT = Path(__file__).resolve().parents[2]
 WORLD_SIZE = 2
 
 
-def worker(rank: int, folder: Path) -> None:
+def worker(folder: Path) -> None:
     """Train two steps as one of the processes, on the CPU; the weights go into a file."""
-    import mtaclip  # noqa: F401
-
-    # isort: split
-    import torch.distributed as dist
-    from detectron2.utils import comm
-
-    from mtaclip.engine import Trainer, setup_cfg
-
-    torch.set_num_threads(1)
-    store = f"file://{folder / 'store'}"
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=WORLD_SIZE, timeout=timedelta(seconds=120))
-    if hasattr(comm, "create_local_process_group"):
-        comm.create_local_process_group(WORLD_SIZE)
-    else:
-        comm._LOCAL_PROCESS_GROUP = dist.new_group(list(range(WORLD_SIZE)))
+    rank = comm.get_rank()
     options = [
         "SOLVER.MAX_ITER", "2",
         "SOLVER.IMS_PER_BATCH", "2",
@@ -50,13 +43,9 @@ def worker(rank: int, folder: Path) -> None:
 
 def test_two_processes_keep_the_same_weights(tmp_path, miniature_root):
     environment = {**os.environ, "DETECTRON2_DATASETS": str(miniature_root), "PYTHONPATH": str(ROOT)}
-    processes = [
-        subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)], env=environment, stderr=subprocess.PIPE)
-        for rank in range(WORLD_SIZE)
-    ]
-    for process in processes:
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors.decode()
+    command = [sys.executable, __file__, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
     first, second = (torch.load(tmp_path / f"{rank}.pth", weights_only=True) for rank in range(WORLD_SIZE))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert (tmp_path / "out" / "scores_cityscapes_sem_seg_val.json").is_file()
@@ -64,4 +53,5 @@ def test_two_processes_keep_the_same_weights(tmp_path, miniature_root):
 
 
 if __name__ == "__main__":
-    worker(int(sys.argv[1]), Path(sys.argv[2]))
+    processes = Processes("cpu", world_size=WORLD_SIZE, local_size=WORLD_SIZE, url="auto", threads=1)
+    launch(worker, processes, Path(sys.argv[1]))

@@ -22,8 +22,8 @@ SMALL = [
 
 @pytest.fixture
 def train(run_script, miniature_root):
-    def run(*arguments, config=TINY, gpus=0, **environment):
-        command = ["train_net.py", "--config-file", config, "--num-gpus", gpus, *arguments]
+    def run(*arguments, config=TINY, gpus=0, through=(), **environment):
+        command = [*through, "train_net.py", "--config-file", config, "--num-gpus", gpus, *arguments]
         return run_script(*command, root=miniature_root, **environment)
 
     return run
@@ -70,6 +70,19 @@ def test_same_seed_same_weights(train, tmp_path):
     assert all(torch.equal(a[key], b[key]) for key in a)
 
 
+def test_two_processes_train_the_same_whoever_starts_them(train, tmp_path):
+    """What torchrun's processes and our own arrive at differs in nothing."""
+    options = [*SMALL, "SOLVER.MAX_ITER", "2"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    ours = train("--num-processes", 2, *options, "OUTPUT_DIR", tmp_path / "ours")
+    assert ours.returncode == 0, ours.stderr
+    theirs = train(*options, "OUTPUT_DIR", tmp_path / "theirs", through=torchrun)
+    assert theirs.returncode == 0, theirs.stderr
+    a, b = (torch.load(tmp_path / n / "model_final.pth", weights_only=True)["model"] for n in ("ours", "theirs"))
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert (tmp_path / "ours" / "scores_cityscapes_sem_seg_val.json").is_file()
+
+
 def test_baseline_and_bf16(train, tmp_path):
     done = train(
         *SMALL, "SOLVER.MAX_ITER", "2", "SOLVER.AMP.ENABLED", "True", "OUTPUT_DIR", tmp_path,
@@ -91,9 +104,24 @@ def test_what_a_user_got_wrong_is_the_last_line(train, run_script, tmp_path, arg
     arguments = [a.format(tmp=tmp_path) for a in arguments]
     command = ["train_net.py", "--config-file", TINY, "--num-gpus", 0, *arguments]
     done = run_script(*command, **environment) if environment else train(*arguments)
-    assert done.returncode != 0
+    assert done.returncode in (1, 2)
     last = done.stderr.strip().splitlines()[-1]
-    assert all(word in last for word in words), done.stderr
+    assert last.startswith("train_net.py: error: ") and all(word in last for word in words), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_mistake_that_every_process_finds_is_told_once(run_script, tmp_path):
+    """And the contradictions of the command line are one sentence too."""
+    command = ["train_net.py", "--config-file", TINY, "OUTPUT_DIR", tmp_path]
+    command[3:3] = ["--num-processes", 2]
+    done = run_script(*command, DETECTRON2_DATASETS="/nowhere")
+    assert done.returncode == 1
+    assert done.stderr.count("was not found") == 1 and "/nowhere" in done.stderr.strip().splitlines()[-1], done.stderr
+    assert "Traceback" not in done.stderr
+    command[3:3] = ["--num-gpus", 2]
+    done = run_script(*command)
+    assert done.returncode == 2
+    assert "--num-processes 2" in done.stderr.strip().splitlines()[-1]
 
 
 def test_more_gpus_than_there_are(train):
