@@ -7,6 +7,7 @@ python train_net.py --config-file configs/cityscapes/mtaclip_R50.yaml --eval-onl
 import argparse
 import logging
 import sys
+from contextlib import nullcontext
 
 import mtaclip  # noqa: F401  (before Detectron2: it repairs the 0.6 release)
 
@@ -15,10 +16,12 @@ from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
+from torch.multiprocessing import ProcessExitedException
 
 from mtaclip.checkpoint import load_weights
 from mtaclip.engine import Trainer, setup_cfg
 from mtaclip.engine.setup import pick_device
+from mtaclip.engine.stopping import EXIT_STOPPED, Stopped, forwarded_signals
 
 
 def evaluate(cfg) -> dict:
@@ -52,21 +55,29 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line; returns the exit status."""
+    """Command line; returns the exit status: 75 if a signal stopped the run, to be gone on with by --resume."""
     parser = make_parser()
     args = parser.parse_args(argv)
     try:
         setup_cfg(args.config_file, args.opts, device=pick_device(args.num_gpus))
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
-    launch(
-        run,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
+    try:
+        with forwarded_signals() if args.num_gpus > 1 else nullcontext():
+            launch(
+                run,
+                args.num_gpus,
+                num_machines=args.num_machines,
+                machine_rank=args.machine_rank,
+                dist_url=args.dist_url,
+                args=(args,),
+            )
+    except Stopped:
+        return EXIT_STOPPED
+    except ProcessExitedException as error:
+        if error.exit_code != EXIT_STOPPED:
+            raise
+        return EXIT_STOPPED
     return 0
 
 
