@@ -138,6 +138,8 @@ def _add_solver(cfg: CN) -> None:
     cfg.SOLVER.POLY_LR_POWER = 0.9
     # Periodic checkpoints kept; older ones are removed (the best and the final one are kept besides).
     cfg.SOLVER.CHECKPOINTS_KEPT = 3
+    # Every this many iterations a checkpoint is written that is never removed; 0 = none.
+    cfg.SOLVER.CHECKPOINT_KEEP_PERIOD = 0
     # Data type of autocast while SOLVER.AMP.ENABLED: "bf16" (CPU and GPU) or "fp16" (GPU, with loss scaling).
     cfg.SOLVER.AMP.DTYPE = "bf16"
 

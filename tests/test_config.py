@@ -10,6 +10,7 @@ from detectron2.modeling import build_backbone
 
 import mtaclip.config
 from mtaclip.config import add_mtaclip_config
+from mtaclip.data.build import build_train_loader
 from mtaclip.engine import Trainer, setup_cfg
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -88,6 +89,7 @@ def test_every_key_is_read(miniature, tmp_path, monkeypatch):
     cfg, cfg_vit = setup_cfg(TINY, options, device="cpu"), setup_cfg(TINY, [*options, *vit], device="cpu")
     monkeypatch.setattr(CfgNode, "__getattr__", recording)
     Trainer(cfg)
+    build_train_loader(cfg)
     build_backbone(cfg_vit)
     unread = {key for key in own_keys() if (frozenset(leaves(cfg)[key]), key.rsplit(".")[-1]) not in read}
     assert not unread

@@ -1,8 +1,18 @@
-"""Checkpoints of a training run: read safely, loaded completely, never half written."""
+"""Checkpoints of a training run: read safely, loaded completely, never half written.
 
+A file is written under the ending `.partial`, flushed to the disk and only then given its name; `last_checkpoint`,
+which names the file that a run resumes from, is written the same way and after it. A run that is killed at any moment
+therefore leaves complete checkpoints and at most one `.partial` file, which the next run removes.
+"""
+
+import contextlib
+import logging
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from detectron2.utils import comm
@@ -11,6 +21,9 @@ from fvcore.common.checkpoint import Checkpointer as FvcoreCheckpointer
 from torch import nn
 
 from mtaclip.checkpoint.loading import load_state, read_checkpoint
+
+_logger = logging.getLogger(__name__)
+_TAG = "last_checkpoint"
 
 
 class Checkpointer(FvcoreCheckpointer):
@@ -26,7 +39,7 @@ class Checkpointer(FvcoreCheckpointer):
         super().__init__(model, save_dir, save_to_disk=comm.is_main_process(), **checkpointables)
         self.path_manager = PathManager
 
-    def save(self, name: str, *, tag: bool = True, **kwargs: Any) -> None:
+    def save(self, name: str, *, tag: bool = True, required: bool = True, **kwargs: Any) -> bool:
         """Write `<name>.pth`, on the main process.
 
         The file appears complete under its name or not at all.
@@ -34,22 +47,70 @@ class Checkpointer(FvcoreCheckpointer):
         Args:
             name: file name without its ending.
             tag: name the file in `last_checkpoint`, so that a resumed run starts from it.
+            required: raise where the file system refuses the file (a full disk); else it is logged as an error.
             **kwargs: plain values to store beside the state, such as `iteration`.
+
+        Returns:
+            Whether the file is there now; False on processes that do not write.
+
+        Raises:
+            OSError: the file system refuses the file, and it is required.
         """
         if not self.save_dir or not self.save_to_disk:
-            return
+            return False
         data = {"model": self.model.state_dict()}
         data |= {key: item.state_dict() for key, item in self.checkpointables.items()}
         data |= kwargs
         target = Path(self.save_dir) / f"{name}.pth"
-        partial = target.with_name(f"{target.name}.partial")
         try:
-            torch.save(data, partial)
-            os.replace(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
-        if tag:
-            self.tag_last_checkpoint(target.name)
+            _write_atomically(target, lambda file: _save(data, file))
+            if tag:
+                self.tag_last_checkpoint(target.name)
+        except OSError as error:
+            free = shutil.disk_usage(self.save_dir).free / 2**20
+            message = f"{target}: not written: {error.strerror} ({free:.1f} MiB free in its file system)"
+            if required:
+                raise OSError(error.errno, f"{message}; make room and go on with --resume") from error
+            _logger.error("%s; training goes on and tries again with the next checkpoint.", message)
+            return False
+        return True
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Name the file of `save_dir` that a resumed run starts from."""
+        content = last_filename_basename.encode()
+        _write_atomically(Path(self.save_dir) / _TAG, lambda file: file.write(content))
+
+    def remove_partial_files(self) -> None:
+        """Remove what a run that was killed in the middle of a write left in `save_dir`, on the main process."""
+        if not self.save_dir or not self.save_to_disk:
+            return
+        for path in [*Path(self.save_dir).glob("*.pth.partial"), Path(self.save_dir) / f"{_TAG}.partial"]:
+            if path.is_file():
+                path.unlink()
+                _logger.info("%s: removed what an interrupted write left", path)
+
+    def has_checkpoint(self) -> bool:
+        """Whether `save_dir` holds files of a run, complete or not."""
+        folder = Path(self.save_dir)
+        return bool(self.save_dir) and ((folder / _TAG).is_file() or any(folder.glob("model_*.pth")))
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """Restore everything from the newest complete checkpoint of `save_dir`, or only the weights from a file.
+
+        Args:
+            path: weights to start from where nothing is resumed.
+            resume: take the file that `last_checkpoint` names, if `has_checkpoint`; where it is missing or damaged,
+                the file written last among the complete ones, with a warning.
+
+        Returns:
+            What else the file holds.
+
+        Raises:
+            FileNotFoundError, ValueError: see `load`; also, no checkpoint of `save_dir` is complete.
+        """
+        if resume and self.has_checkpoint():
+            return self.load(str(self._newest_complete()))
+        return self.load(path, checkpointables=[])
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Restore the model and the named checkpointables.
@@ -77,5 +138,69 @@ class Checkpointer(FvcoreCheckpointer):
             )
         load_state(self.model, checkpoint.pop("model"), path)
         for name in names:
-            self.checkpointables[name].load_state_dict(checkpoint.pop(name))
+            try:
+                self.checkpointables[name].load_state_dict(checkpoint.pop(name))
+            except (KeyError, RuntimeError, TypeError, ValueError) as error:
+                raise ValueError(
+                    f"{path} cannot be resumed from: its {name} does not fit this run "
+                    f"({type(error).__name__}: {error}); take the config it was trained with, or start from its "
+                    "weights (MODEL.WEIGHTS, without --resume)."
+                ) from error
         return checkpoint
+
+    def _newest_complete(self) -> Path:
+        folder, tag = Path(self.save_dir), Path(self.save_dir) / _TAG
+        tagged = tag.read_text().strip() if tag.is_file() else ""
+        problems = [] if tagged else [f"{tag}: {'empty' if tag.is_file() else 'missing'}"]
+        others = [path for path in folder.glob("model_*.pth") if path.name != tagged]
+        others.sort(key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
+        for path in [*([folder / tagged] if tagged else []), *others]:
+            problem = _damage(path)
+            if problem is None:
+                if problems:
+                    _logger.warning("--resume: %s; going on from %s instead.", "; ".join(problems), path)
+                return path
+            problems.append(f"{path}: {problem}")
+        raise ValueError(
+            f"--resume: {folder} holds no complete checkpoint ({'; '.join(problems)}); put a copy of one there, or "
+            "start anew, without --resume or with another OUTPUT_DIR."
+        )
+
+
+def _damage(path: Path) -> str | None:
+    """What is wrong with a file of `torch.save`, by its table of contents and checksums; None if nothing is."""
+    if not path.is_file():
+        return "missing"
+    try:
+        with ZipFile(path) as archive:
+            return None if archive.testzip() is None else "damaged"
+    except (BadZipFile, EOFError):
+        return "damaged or incomplete"
+
+
+def _save(data: dict[str, Any], file: BinaryIO) -> None:
+    try:
+        torch.save(data, file)
+    except RuntimeError as error:  # PyTorch trips over the incomplete file while it handles the file system's error
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
+
+
+def _write_atomically(target: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Give `target` what `write` writes, on the disk and complete, or leave it as it is."""
+    partial = target.with_name(f"{target.name}.partial")
+    try:
+        with open(partial, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # some network file systems know no such thing as flushing a folder
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

@@ -12,6 +12,7 @@ from mtaclip.data.labels import IGNORE_LABEL
 from mtaclip.data.loader import TrainingLoader
 from mtaclip.data.mapper import SemanticMapper
 from mtaclip.data.sampling import BatchNumbers, TrainingSamples
+from mtaclip.data.workers import ignore_stop_signals
 
 
 def build_train_loader(cfg: CfgNode, *, seed: int = 0, start: int = 0) -> TrainingLoader:
@@ -46,6 +47,7 @@ def build_train_loader(cfg: CfgNode, *, seed: int = 0, start: int = 0) -> Traini
         batch_sampler=BatchNumbers(total, comm.get_rank(), processes, parts, start),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=list,
+        worker_init_fn=ignore_stop_signals,
     )
     return TrainingLoader(loader, tolerate)
 
@@ -63,11 +65,13 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader[list[dict[s
     Raises:
         ValueError, FileNotFoundError: see `get_records`, `check_dataset` and `SemanticMapper`.
     """
-    return build_detection_test_loader(
+    loader = build_detection_test_loader(
         _checked_records(cfg, [dataset_name]),
         mapper=SemanticMapper(cfg, False),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
+    loader.worker_init_fn = ignore_stop_signals
+    return loader
 
 
 def check_dataset(dataset_name: str, num_classes: int, ignore_value: int) -> None:

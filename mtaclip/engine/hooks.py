@@ -1,15 +1,168 @@
 """What happens around training steps beyond Detectron2's own hooks."""
 
+import json
 import logging
 import math
+import os
+import re
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
-from detectron2.engine import HookBase
+from detectron2.engine import HookBase, hooks
+from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
 
 from mtaclip.checkpoint import Checkpointer
 from mtaclip.checkpoint.loading import read_checkpoint
 
 _BEST = "model_best"
+_NUMBERED = re.compile(r"model_(\d{7,})\.pth")
+_logger = logging.getLogger(__name__)
+
+
+class PeriodicCheckpoints(HookBase):
+    """Writes `model_<iteration>.pth` now and then and `model_final.pth` at the end, and removes what is not kept.
+
+    Which files there are is read from the folder, so that a resumed run removes those of the run before it. Files of
+    later iterations than the current one belong to another run and stay, and so does the one that `last_checkpoint`
+    names. A full disk costs a periodic checkpoint, not the run; only the final one must be written.
+
+    Args:
+        checkpointer: writes the files.
+        period: iterations between checkpoints; 0 writes none but the final one.
+        kept: the last so many periodic ones stay, at least 1.
+        keep_period: every so many iterations there is one that is never removed; 0 for none.
+
+    Raises:
+        ValueError: a value below its smallest.
+    """
+
+    def __init__(self, checkpointer: Checkpointer, period: int, *, kept: int, keep_period: int = 0) -> None:
+        for key, value, smallest in (
+            ("SOLVER.CHECKPOINT_PERIOD", period, 0),
+            ("SOLVER.CHECKPOINTS_KEPT", kept, 1),
+            ("SOLVER.CHECKPOINT_KEEP_PERIOD", keep_period, 0),
+        ):
+            if value < smallest:
+                raise ValueError(f"{key} must be {smallest} or more, got {value}.")
+        self._checkpointer = checkpointer
+        self._period = period
+        self._kept = kept
+        self._keep_period = keep_period
+        self._written = -1
+
+    def before_train(self) -> None:
+        """Clear away what a killed run left half written."""
+        self._checkpointer.remove_partial_files()
+
+    def after_step(self) -> None:
+        """Write what is due."""
+        done = self.trainer.iter + 1
+        if _divides(self._period, done) or _divides(self._keep_period, done):
+            self.write()
+        if done >= self.trainer.max_iter:
+            self._checkpointer.save("model_final", iteration=self.trainer.iter)
+
+    def write(self, *, required: bool = False) -> None:
+        """Write the checkpoint of this iteration, unless it is written, and then remove the oldest.
+
+        Args:
+            required: see `Checkpointer.save`.
+
+        Raises:
+            OSError: see `Checkpointer.save`.
+        """
+        iteration = self.trainer.iter
+        if self._written == iteration:
+            return
+        if self._checkpointer.save(f"model_{iteration:07d}", required=required, iteration=iteration):
+            self._written = iteration
+            self._remove_old()
+
+    def _remove_old(self) -> None:
+        folder = Path(self._checkpointer.save_dir)
+        found = {int(match[1]): path for path in folder.iterdir() if (match := _NUMBERED.fullmatch(path.name))}
+        tagged = Path(self._checkpointer.get_checkpoint_file()).name
+        for iteration in sorted(number for number in found if number <= self.trainer.iter)[: -self._kept]:
+            if _divides(self._keep_period, iteration + 1) or found[iteration].name == tagged:
+                continue
+            try:
+                found[iteration].unlink(missing_ok=True)
+            except OSError as error:
+                _logger.warning("%s: not removed: %s.", found[iteration], error.strerror)
+
+
+class PeriodicEvaluation(hooks.EvalHook):
+    """Detectron2's evaluation hook, which also makes up for the evaluation that an interruption kept from happening.
+
+    The checkpoint of an iteration is written before the evaluation of that iteration. A run that resumes from it
+    evaluates first, unless the scores are in `metrics.json`.
+
+    Args:
+        period: iterations between evaluations; 0 evaluates at the end only.
+        evaluate: returns scores by name, in dicts of dicts.
+        metrics: the run's `metrics.json`.
+    """
+
+    def __init__(self, period: int, evaluate: Callable[[], dict], metrics: Path) -> None:
+        super().__init__(period, evaluate)
+        self._metrics = metrics
+
+    def before_train(self) -> None:
+        """Evaluate what the run resumes from, if that was due and is not recorded."""
+        trainer, iteration = self.trainer, self.trainer.start_iter - 1
+        if iteration < 0 or comm.all_gather(self._is_recorded(iteration))[0]:
+            return
+        trainer.iter = trainer.storage.iter = iteration
+        self.after_step()
+        trainer.iter = trainer.storage.iter = trainer.start_iter
+
+    def _is_recorded(self, iteration: int) -> bool:
+        for line in self._metrics.read_text().splitlines() if self._metrics.is_file() else []:
+            with suppress(json.JSONDecodeError):
+                record = json.loads(line)
+                if record["iteration"] == iteration and any(name.endswith("mIoU") for name in record):
+                    return True
+        return False
+
+
+class LenientWriter(EventWriter):
+    """Logs what keeps another writer from writing, such as a full disk, where that would end the training.
+
+    Args:
+        writer: writes scalars somewhere.
+    """
+
+    def __init__(self, writer: EventWriter) -> None:
+        self._writer = writer
+
+    def write(self) -> None:
+        """Write, or log why not."""
+        self._try(self._writer.write)
+
+    def close(self) -> None:
+        """Close, or log why not."""
+        self._try(self._writer.close)
+
+    def _try(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except OSError as error:
+            _logger.error("%s: not written: %s; training goes on.", type(self._writer).__name__, error)
+
+
+def drop_incomplete_line(path: Path) -> None:
+    """Cut off what an interrupted write left behind the last line break of a text file, if there is one."""
+    if path.is_file():
+        content = path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):
+            os.truncate(path, len(whole))
+
+
+def _divides(period: int, number: int) -> bool:
+    return period > 0 and number % period == 0
 
 
 class SaveBest(HookBase):
@@ -32,17 +185,22 @@ class SaveBest(HookBase):
         """Where a run goes on, so does the comparison: the file says how good it is."""
         file = Path(self._checkpointer.save_dir) / f"{_BEST}.pth"
         if self.trainer.start_iter > 0 and file.is_file():
-            self._best = read_checkpoint(file)["score"]
+            try:
+                self._best = read_checkpoint(file)["score"]
+            except (ValueError, KeyError) as error:
+                _logger.warning("%s: the next evaluation replaces it, for its score cannot be read (%s).", file, error)
+        self._check()
 
     def _check(self) -> None:
         value, iteration = self.trainer.storage.latest().get(self._metric, (-math.inf, -1))
         if iteration <= self._seen:
             return
         self._seen = iteration
-        if value > self._best:
+        if value > self._best and self._checkpointer.save(
+            _BEST, tag=False, required=False, iteration=iteration, score=value
+        ):
             self._best = value
-            self._checkpointer.save(_BEST, tag=False, iteration=self.trainer.iter, score=value)
-            logging.getLogger(__name__).info("%s %.2f is the best so far: saved %s.pth", self._metric, value, _BEST)
+            _logger.info("%s %.2f is the best so far: saved %s.pth", self._metric, value, _BEST)
 
     def after_step(self) -> None:
         """Look for a new score."""

@@ -26,6 +26,7 @@ import torch.multiprocessing
 from detectron2.utils import comm
 
 from mtaclip.engine.processes import Processes
+from mtaclip.engine.stopping import EXIT_STOPPED, STOP_SIGNALS, Stopped
 
 # How long a process waits: for the others to appear, and in every exchange for the slowest of them.
 TIMEOUT = timedelta(minutes=30)
@@ -56,6 +57,7 @@ def launch(function: Callable[..., Any], processes: Processes, *args: Any) -> No
     Raises:
         RunError: a mistake of the user, as one sentence; or, of the processes started here, what happened to the
             first that failed, with its traceback.
+        Stopped: the run was stopped by a signal and can be resumed.
     """
     if processes.world_size == 1:
         with _sentences():
@@ -127,7 +129,7 @@ def _start(function: Callable[..., Any], processes: Processes, args: tuple) -> N
     context = torch.multiprocessing.get_context("spawn")
     children: dict[BaseProcess, connection.Connection] = {}
     try:
-        with _forward_sigterm(children):
+        with _forward_signals(children):
             for local_rank in range(processes.local_size):
                 one = replace(processes, local_rank=local_rank, rank=processes.rank + local_rank)
                 reader, writer = context.Pipe(duplex=False)
@@ -179,8 +181,10 @@ def _watch(children: dict[BaseProcess, connection.Connection]) -> None:
 
     Raises:
         RunError: one has not.
+        Stopped: all have, because they were told to stop.
     """
     running = dict(children)
+    stopped = False
     killed: list[str] = []
     failed: list[_Failure] = []
     deadline = None  # time.monotonic() when it is clear what came first
@@ -196,7 +200,9 @@ def _watch(children: dict[BaseProcess, connection.Connection]) -> None:
             elif child.sentinel in ready:
                 child.join()
                 del running[child]
-                if child.exitcode:
+                if child.exitcode == EXIT_STOPPED:
+                    stopped = True
+                elif child.exitcode:
                     killed.append(_describe_end(child))
         if deadline is None and (killed or failed):
             deadline = time.monotonic() + _SETTLING
@@ -204,6 +210,8 @@ def _watch(children: dict[BaseProcess, connection.Connection]) -> None:
         raise RunError(killed[0])
     if failed:
         raise RunError(min(failed, key=lambda failure: failure.time).text)
+    if stopped:
+        raise Stopped
 
 
 def _read(reader: connection.Connection) -> _Failure | None:
@@ -241,19 +249,20 @@ def _end(children: list[BaseProcess]) -> None:
 
 
 @contextmanager
-def _forward_sigterm(children: dict[BaseProcess, connection.Connection]) -> Iterator[None]:
-    """Pass on a SIGTERM, which batch systems send to the program they know, so that the processes can react to it."""
+def _forward_signals(children: dict[BaseProcess, connection.Connection]) -> Iterator[None]:
+    """Pass on SIGTERM and SIGUSR1, which batch systems send to the program they know: the processes react to them."""
 
     def forward(number: int, frame: object) -> None:
         for child in list(children):
-            if child.is_alive():
-                child.terminate()
+            if child.pid is not None and child.is_alive():
+                os.kill(child.pid, number)
 
     if threading.current_thread() is not threading.main_thread():  # only the main thread can handle signals
         yield
         return
-    before = signal.signal(signal.SIGTERM, forward)
+    before = {number: signal.signal(number, forward) for number in STOP_SIGNALS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

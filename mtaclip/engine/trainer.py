@@ -2,6 +2,8 @@
 
 import logging
 import weakref
+from functools import reduce
+from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
@@ -10,18 +12,37 @@ from detectron2.engine import DefaultTrainer, create_ddp_model, hooks
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
 from torch import nn
 
 from mtaclip.checkpoint import Checkpointer
 from mtaclip.data.build import build_test_loader, build_train_loader
 from mtaclip.data.datasets import get_records
-from mtaclip.engine.hooks import SaveBest
+from mtaclip.data.loader import TrainingLoader
+from mtaclip.engine.hooks import (
+    LenientWriter,
+    PeriodicCheckpoints,
+    PeriodicEvaluation,
+    SaveBest,
+    drop_incomplete_line,
+)
 from mtaclip.engine.optimizer import AMP_DTYPES, build_lr_scheduler, build_optimizer
-from mtaclip.engine.step import TrainStep, random_seed
+from mtaclip.engine.performance import speed_up
+from mtaclip.engine.step import LOG_PERIOD, TrainStep, random_seed
+from mtaclip.engine.stopping import StopOnSignal
 from mtaclip.evaluation import SemanticEvaluator
 from mtaclip.modeling.build import build_model
 
 _logger = logging.getLogger(__name__)
+# What a resumed run may change, and what becomes of it.
+_CHANGEABLE = {
+    "DATASETS.TRAIN": "the images are those of the new setting from here on",
+    "SOLVER.IMS_PER_BATCH": "the images come as if it had been the new one from the start, some twice or not at all",
+    "SOLVER.MAX_ITER": "the learning rate follows the new schedule from here on",
+    "SOLVER.BASE_LR": "the checkpoint's is kept",
+    "SOLVER.BACKBONE_MULTIPLIER": "the checkpoint's is kept",
+    "SOLVER.WEIGHT_DECAY": "the checkpoint's is kept",
+}
 
 
 class Trainer(DefaultTrainer):
@@ -34,11 +55,12 @@ class Trainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode) -> None:
         TrainerBase.__init__(self)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
-        if cfg.DATASETS.TEST:  # a missing validation set is better noticed now than at the first evaluation
-            get_records(cfg.DATASETS.TEST)
+        for names in (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST):  # what is missing is better noticed now than later
+            if names:
+                get_records(names)
         model = self.build_model(cfg)
         optimizer = build_optimizer(cfg, model)
-        get_records(cfg.DATASETS.TRAIN)  # likewise
+        speed_up(model, cfg)
         model = create_ddp_model(model, device_ids=None)  # of every process: the device its weights are on
         clip = cfg.SOLVER.CLIP_GRADIENTS
         self.seed = comm.shared_random_seed() if cfg.SEED < 0 else cfg.SEED
@@ -81,16 +103,45 @@ class Trainer(DefaultTrainer):
             resume: go on from where the run in OUTPUT_DIR stopped.
         """
         found = self.checkpointer.has_checkpoint()
+        folder = self.cfg.OUTPUT_DIR
         if resume and found and self.cfg.MODEL.WEIGHTS:
-            _logger.warning("--resume: %s holds a checkpoint, MODEL.WEIGHTS is not read.", self.cfg.OUTPUT_DIR)
+            _logger.warning("--resume: %s holds a checkpoint, MODEL.WEIGHTS is not read.", folder)
         if resume and not found:
-            _logger.warning("--resume: no checkpoint in %s, starting at iteration 0.", self.cfg.OUTPUT_DIR)
-        super().resume_or_load(resume)
+            _logger.warning("--resume: no checkpoint in %s, starting at iteration 0.", folder)
+        if found and not resume:
+            _logger.warning("%s holds the checkpoints of another run, which this one replaces as it goes on.", folder)
+        self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        if resume and found:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Continue behind the restored iteration, with the learning rate that the schedule gives."""
+        iterations = comm.all_gather(self.iter)
+        if len(set(iterations)) > 1:
+            raise RuntimeError(
+                f"--resume: the processes found checkpoints of different iterations, {iterations}: OUTPUT_DIR "
+                f"{self.cfg.OUTPUT_DIR} must be one folder that all machines share."
+            )
+        self.start_iter = self.iter + 1
+        schedule = self.scheduler
+        for group, rate, factor in zip(
+            self.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True
+        ):
+            group["lr"] = rate * factor(schedule.last_epoch)
+        if self.start_iter >= self.max_iter:
+            _logger.warning("The run is complete: SOLVER.MAX_ITER is %d. It is only evaluated.", self.max_iter)
 
     def before_train(self) -> None:
         """Start reading data, at the iteration that comes next."""
         self._trainer.data_loader = build_train_loader(self.cfg, seed=self.seed, start=self.start_iter)
         super().before_train()
+
+    def after_train(self) -> None:
+        """Shut the data workers down, name the broken files they met, then let the hooks finish."""
+        loader, self._trainer.data_loader = self._trainer.data_loader, ()
+        if isinstance(loader, TrainingLoader):
+            loader.log_broken()
+        super().after_train()
 
     def run_step(self) -> None:
         """Train on one batch. What is random in it depends on the seed, the iteration and the process alone."""
@@ -98,36 +149,64 @@ class Trainer(DefaultTrainer):
         self._trainer.run_step(seed, is_last=self.iter == self.max_iter - 1)
 
     def state_dict(self) -> dict:
-        """Iteration, hooks and seed; the checkpointer stores optimizer, schedule and loss scale beside them."""
-        return TrainerBase.state_dict(self) | {"seed": self.seed}
+        """Iteration, hooks, seed and some settings; the checkpointer stores optimizer, schedule and loss scale too.
+
+        Nothing else is needed: random numbers and the order of the images follow from seed and iteration.
+        """
+        own = {"seed": self.seed, "settings": self._settings(), "skipped": self._trainer.skipped}
+        return TrainerBase.state_dict(self) | own
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Restore what `state_dict` gave."""
+        """Restore what `state_dict` gave; the stored seed wins over SEED, and changed settings are named in a warning.
+
+        Raises:
+            ValueError: the state is another trainer's.
+        """
+        if "seed" not in state_dict:
+            raise ValueError("it has no seed, so that another program wrote it")
+        if self.cfg.SEED >= 0 and state_dict["seed"] != self.cfg.SEED:
+            _logger.warning(
+                "--resume: the run has seed %d and keeps it, SEED is %d.", state_dict["seed"], self.cfg.SEED
+            )
+        for key, stored in state_dict.get("settings", {}).items():
+            value = self._settings().get(key)
+            if value != stored:
+                _logger.warning("--resume: %s was %s and is %s now: %s.", key, stored, value, _CHANGEABLE.get(key))
         self.seed = state_dict["seed"]
+        self._trainer.skipped = state_dict["skipped"]
         TrainerBase.load_state_dict(self, state_dict)
 
+    def _settings(self) -> dict[str, object]:
+        return {key: reduce(getattr, key.split("."), self.cfg) for key in _CHANGEABLE}
+
     def build_hooks(self) -> list[hooks.HookBase]:
-        """Timing, schedule, checkpoints, evaluation, best checkpoint, writers, in this order."""
+        """Timing, schedule, checkpoints, answer to signals, evaluation, best checkpoint, writers, in this order."""
         cfg = self.cfg
         found = [hooks.IterationTimer(), hooks.LRScheduler(self.optimizer, self.scheduler)]
-        if comm.is_main_process():
-            found.append(
-                hooks.PeriodicCheckpointer(
-                    self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, max_to_keep=cfg.SOLVER.CHECKPOINTS_KEPT
-                )
-            )
+        checkpoints = PeriodicCheckpoints(
+            self.checkpointer,
+            cfg.SOLVER.CHECKPOINT_PERIOD,
+            kept=cfg.SOLVER.CHECKPOINTS_KEPT,
+            keep_period=cfg.SOLVER.CHECKPOINT_KEEP_PERIOD,
+        )
+        found += [checkpoints, StopOnSignal(checkpoints)]
 
         def evaluate():
             self._last_eval_results = self.test(cfg, self.model)
             return self._last_eval_results
 
-        found.append(hooks.EvalHook(cfg.TEST.EVAL_PERIOD, evaluate))
+        found.append(PeriodicEvaluation(cfg.TEST.EVAL_PERIOD, evaluate, Path(cfg.OUTPUT_DIR) / "metrics.json"))
         if comm.is_main_process():
             several = len(cfg.DATASETS.TEST) > 1  # Detectron2 then puts the dataset before the name of a score
             prefix = f"{cfg.DATASETS.TEST[0]}/" if several else ""
             found.append(SaveBest(self.checkpointer, f"{prefix}sem_seg/mIoU"))
-            found.append(hooks.PeriodicWriter(self.build_writers(), period=20))
+            found.append(hooks.PeriodicWriter(self.build_writers(), period=LOG_PERIOD))
         return found
+
+    def build_writers(self) -> list[EventWriter]:
+        """Detectron2's writers, which here outlive a full disk."""
+        drop_incomplete_line(Path(self.cfg.OUTPUT_DIR) / "metrics.json")
+        return [LenientWriter(writer) for writer in super().build_writers()]
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):

@@ -24,6 +24,7 @@ from mtaclip.checkpoint import load_weights
 from mtaclip.engine import Trainer, setup_cfg
 from mtaclip.engine.launch import RunError, launch
 from mtaclip.engine.processes import find_processes
+from mtaclip.engine.stopping import EXIT_STOPPED, Stopped
 
 
 def evaluate(cfg) -> dict:
@@ -80,7 +81,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line; returns the exit status."""
+    """Command line; returns the exit status: 75 if a signal stopped the run, to be gone on with by --resume."""
     parser = make_parser()
     args = parser.parse_args(argv)
     try:
@@ -92,6 +93,8 @@ def main(argv: list[str] | None = None) -> int:
         launch(run, processes, args, processes.device)
     except RunError as error:
         parser.exit(1, f"{parser.prog}: error: {error}\n")
+    except Stopped:
+        return EXIT_STOPPED
     return 0
 
 

@@ -1,6 +1,11 @@
 """Checkpoints: safe to read, complete or refused, never half written."""
 
+import os
 import pickle
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -109,3 +114,104 @@ def test_released_names():
     assert released_name("gamma", False) is None
     with pytest.raises(ValueError, match=r"decode_head\.unheard_of"):
         convert_released({"decode_head.unheard_of": torch.zeros(1)})
+
+
+def small_run(folder, iterations: int) -> Checkpointer:
+    """A folder with checkpoints of iterations 0, 1, ..., the last one tagged."""
+    checkpointer = Checkpointer(model(), str(folder))
+    for iteration in range(iterations):
+        checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
+        os.utime(folder / f"model_{iteration:07d}.pth", (iteration, iteration))
+    return checkpointer
+
+
+def cut(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def flip(path):
+    """Change one byte in the middle, as a failing disk does."""
+    content = bytearray(path.read_bytes())
+    content[content.find(b"archive/data/0" if b"archive/data/0" in content else b"/data/0") + 80] ^= 0xFF
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("harm", "word"), [(cut, "damaged"), (flip, "damaged"), (lambda path: path.unlink(), "missing")]
+)
+def test_a_damaged_newest_file_gives_way_to_the_one_before(tmp_path, caplog, harm, word):
+    checkpointer = small_run(tmp_path, 3)
+    harm(tmp_path / "model_0000002.pth")
+    assert checkpointer.resume_or_load("", resume=True)["iteration"] == 1
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert f"model_0000002.pth: {word}" in warning and "going on from" in warning and "model_0000001.pth" in warning
+
+
+def test_the_file_written_last_is_taken_where_nothing_is_tagged(tmp_path, caplog):
+    """A run that was killed between its first checkpoint and the tag."""
+    checkpointer = small_run(tmp_path, 2)
+    (tmp_path / "last_checkpoint").unlink()
+    assert checkpointer.has_checkpoint()
+    assert checkpointer.resume_or_load("", resume=True)["iteration"] == 1
+    assert "last_checkpoint: missing" in caplog.text
+
+
+def test_nothing_complete_is_an_error_and_not_a_fresh_start(tmp_path):
+    checkpointer = small_run(tmp_path, 2)
+    for file in tmp_path.glob("*.pth"):
+        cut(file)
+    with pytest.raises(ValueError, match=r"no complete checkpoint \(.*model_0000001\.pth.*model_0000000\.pth"):
+        checkpointer.resume_or_load("", resume=True)
+
+
+def test_an_older_file_can_be_tagged_by_hand(tmp_path):
+    checkpointer = small_run(tmp_path, 3)
+    checkpointer.tag_last_checkpoint("model_0000000.pth")
+    assert checkpointer.resume_or_load("", resume=True)["iteration"] == 0
+
+
+def test_the_optimizer_of_another_model_is_refused_by_name(tmp_path):
+    first = model()
+    Checkpointer(first, str(tmp_path), optimizer=torch.optim.AdamW(first.parameters())).save("model_0000000")
+    second = model()
+    groups = [{"params": [parameter]} for parameter in second.parameters()]
+    checkpointer = Checkpointer(second, str(tmp_path), optimizer=torch.optim.AdamW(groups))
+    with pytest.raises(ValueError, match=r"model_0000000\.pth cannot be resumed from: its optimizer does not fit"):
+        checkpointer.resume_or_load("", resume=True)
+
+
+WRITER = """
+import sys, torch, mtaclip
+from mtaclip.checkpoint import Checkpointer
+model = torch.nn.Linear(4000, 2000)  # 32 MB
+checkpointer = Checkpointer(model, sys.argv[1])
+for iteration in range(10**6):
+    torch.nn.init.constant_(model.weight, iteration)
+    checkpointer.save(f"model_{iteration % 3:07d}", iteration=iteration)
+"""
+
+
+def test_a_kill_in_the_middle_of_a_write_costs_that_write_only(tmp_path):
+    """Killed while the fourth file or a later one takes the place of an older one."""
+    for attempt in range(10):
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        process = subprocess.Popen([sys.executable, "-c", WRITER, str(folder)], cwd=Path(__file__).parents[2])
+        partial = [folder / f"model_{number:07d}.pth.partial" for number in range(3)]
+        while not ((folder / "model_0000002.pth").exists() and any(map(Path.exists, partial))):
+            assert process.poll() is None
+            time.sleep(0.0005)
+        process.kill()
+        process.wait()
+        left = [path for path in partial if path.exists()]
+        if left:
+            break
+    assert left, "never hit a write"
+    restored = torch.nn.Linear(4000, 2000)
+    checkpointer = Checkpointer(restored, str(folder))
+    iteration = checkpointer.resume_or_load("", resume=True)["iteration"]
+    assert iteration >= 2 and torch.equal(restored.weight, torch.full_like(restored.weight, iteration))
+    files = {path.name: read_checkpoint(path)["iteration"] for path in folder.glob("model_*.pth")}
+    assert len(files) == 3 and max(files.values()) - iteration <= 1, "the tag follows the file at once"
+    checkpointer.remove_partial_files()
+    assert not list(folder.glob("*.partial"))
