@@ -12,7 +12,7 @@ from mtaclip.data.labels import IGNORE_LABEL
 from mtaclip.data.loader import TrainingLoader
 from mtaclip.data.mapper import SemanticMapper
 from mtaclip.data.sampling import BatchNumbers, TrainingSamples
-from mtaclip.data.workers import ignore_stop_signals
+from mtaclip.data.workers import StopSignals
 
 
 def build_train_loader(cfg: CfgNode, *, seed: int = 0, start: int = 0) -> TrainingLoader:
@@ -42,14 +42,15 @@ def build_train_loader(cfg: CfgNode, *, seed: int = 0, start: int = 0) -> Traini
     tolerate = cfg.DATALOADER.TOLERATE_BROKEN
     if tolerate < 0:
         raise ValueError(f"DATALOADER.TOLERATE_BROKEN is {tolerate}: it must be a number of files, 0 or more.")
+    signals = StopSignals()
     loader = DataLoader(
         TrainingSamples(_checked_records(cfg, list(cfg.DATASETS.TRAIN)), SemanticMapper(cfg, True), seed, tolerate),
         batch_sampler=BatchNumbers(total, comm.get_rank(), processes, parts, start),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=list,
-        worker_init_fn=ignore_stop_signals,
+        worker_init_fn=signals,
     )
-    return TrainingLoader(loader, tolerate)
+    return TrainingLoader(loader, tolerate, signals)
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader[list[dict[str, Any]]]:
@@ -70,7 +71,7 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader[list[dict[s
         mapper=SemanticMapper(cfg, False),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
-    loader.worker_init_fn = ignore_stop_signals
+    loader.worker_init_fn = StopSignals()
     return loader
 
 

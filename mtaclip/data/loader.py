@@ -7,6 +7,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from mtaclip.data.sampling import BROKEN
+from mtaclip.data.workers import StopSignals
 
 _logger = logging.getLogger(__name__)
 
@@ -18,24 +19,29 @@ class TrainingLoader:
         broken: why each broken file met so far could not be used, by path.
     """
 
-    def __init__(self, loader: DataLoader[list[dict[str, Any]]], tolerate: int) -> None:
-        """Wrap a loader; `tolerate` is the number of different files that may be broken."""
+    def __init__(self, loader: DataLoader[list[dict[str, Any]]], tolerate: int, signals: StopSignals) -> None:
+        """Wrap a loader whose workers `signals` prepares; `tolerate` different files may be broken."""
         self.broken: dict[str, str] = {}
-        self._loader, self._tolerate = loader, tolerate
+        self._loader, self._tolerate, self._signals = loader, tolerate, signals
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         """Start the workers; the batches have no end, and raise ValueError at more broken files than tolerated."""
-        return map(self._counted, iter(self._loader))
+        return self._batches(iter(self._loader))
 
     def log_broken(self) -> None:
         """Log, as one warning, the files that were broken; nothing if there were none."""
         if self.broken:
             _logger.warning("%d broken file(s) were replaced by other samples:%s", len(self.broken), self._list())
 
-    def _counted(self, batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        for sample in batch:
-            self._count(sample.pop(BROKEN, []))
-        return batch
+    def _batches(self, batches: Iterator[list[dict[str, Any]]]) -> Iterator[list[dict[str, Any]]]:
+        try:
+            for batch in batches:
+                for sample in batch:
+                    self._count(sample.pop(BROKEN, []))
+                yield batch
+        except Exception:  # the workers will be ended by force
+            self._signals.release()
+            raise
 
     def _count(self, files: list[tuple[str, str]]) -> None:
         for path, reason in files:

@@ -1,13 +1,33 @@
-"""What the processes that read data do besides reading."""
+"""What the processes that read data do when signals arrive."""
 
+import atexit
+import multiprocessing
+import os
 import signal
+from types import FrameType
 
 
-def ignore_stop_signals(_: int) -> None:
-    """Leave SIGTERM and SIGUSR1 to the training process, which shuts its workers down; a `worker_init_fn`.
+class StopSignals:
+    """Keeps data workers at work while SIGTERM and SIGUSR1 tell a run to stop; a `worker_init_fn`.
 
-    A scheduler signals all processes of a job, and a worker that dies of it would take the training process along
-    before that has written its checkpoint.
+    A scheduler signals all processes of a job, and a worker that died of it would take the training process along
+    before that has written its checkpoint. The training process ends its workers itself; where it has to do so by
+    force, with SIGTERM, it says `release` before, at the latest when it exits.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+    def __init__(self) -> None:
+        self._released = multiprocessing.Event()
+        atexit.register(self.release)
+
+    def __call__(self, _: int) -> None:
+        """Prepare a worker."""
+        signal.signal(signal.SIGTERM, self._answer)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+    def release(self) -> None:
+        """Let workers end on SIGTERM from now on."""
+        self._released.set()
+
+    def _answer(self, _: int, __: FrameType | None) -> None:
+        if self._released.is_set():
+            os._exit(0)

@@ -105,7 +105,7 @@ def test_training_images_are_normalised_then_padded(e2e_file):
     model, sample = build(golden), golden["train_preprocess"]
     seen = {}
     model.predict = lambda images: seen.setdefault("images", images)
-    model.criterion = lambda predictions, targets: seen.setdefault("labels", targets.labels)
+    model.criterion = lambda predictions, targets, divisors: seen.setdefault("labels", targets.labels)
     model.criterion.num_classes = golden["config"]["head"]["num_classes"]
     model.training = True
     model([{"image": sample["image_bgr_uint8"].flip(0), "sem_seg": sample["labels"][0].to(torch.uint8)}])

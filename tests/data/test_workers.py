@@ -1,0 +1,88 @@
+"""Data workers and signals, in real processes.
+
+Run as a script, this file reads data with two workers: `test_workers.py healthy|broken`.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Numbers:
+    """A data set without end; broken from its 20th sample on if asked for."""
+
+    def __init__(self, broken):
+        self.broken = broken
+
+    def __getitem__(self, number):
+        if self.broken and number >= 20:
+            raise ValueError("sample 20 is broken")
+        return {"number": number}
+
+
+def read(broken: bool) -> None:
+    import mtaclip  # noqa: F401
+
+    # isort: split
+    from torch.utils.data import DataLoader
+
+    from mtaclip.data.loader import TrainingLoader
+    from mtaclip.data.sampling import BatchNumbers
+    from mtaclip.data.workers import StopSignals
+
+    signal.signal(signal.SIGTERM, lambda *_: None)  # as a training that answers at the end of an iteration
+    signals = StopSignals()
+    loader = DataLoader(
+        Numbers(broken), batch_sampler=BatchNumbers(2, 0, 1), num_workers=2, collate_fn=list, worker_init_fn=signals
+    )
+    for number, _ in enumerate(TrainingLoader(loader, 0, signals)):
+        if number == 5:
+            print("ready", flush=True)
+        if number == 400:
+            break
+        time.sleep(0.005)
+    print("done", flush=True)
+
+
+def start(kind: str) -> subprocess.Popen:
+    variables = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, __file__, kind],
+        env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_workers_outlive_a_signal_to_the_whole_group(number):
+    process = start("healthy")
+    line = process.stdout.readline()
+    while line and line != "ready\n":
+        line = process.stdout.readline()
+    if number == signal.SIGTERM:
+        os.killpg(process.pid, number)
+    else:  # the reading process itself would end by this one
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        assert len(children) == 2
+        for child in children:
+            os.kill(int(child), number)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 0 and "done" in said, said
+
+
+def test_an_error_ends_the_process_and_its_workers():
+    process = start("broken")
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 1 and "sample 20 is broken" in said and "done" not in said
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+
+
+if __name__ == "__main__":
+    read(sys.argv[1] == "broken")
