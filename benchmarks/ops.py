@@ -10,14 +10,10 @@ sides. Peak memory is what one call needs beyond its arguments, in a process tha
 """
 
 import argparse
-import ctypes
-import datetime
 import importlib.util
 import json
 import logging
 import multiprocessing
-import os
-import platform
 import statistics
 import sys
 import time
@@ -28,9 +24,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from common import TYPES, machine, memory_is_countable, peak_mb, write_report
 from torch import Tensor
 
-from mtaclip.ops import compiled, library, ms_deform_attn, ms_deform_attn_classic
+from mtaclip.ops import ms_deform_attn, ms_deform_attn_classic
 from mtaclip.ops.pytorch import ms_deform_attn_classic_pytorch, ms_deform_attn_pytorch
 from mtaclip.ops.reference import locations_and_weights
 
@@ -43,7 +40,6 @@ SHAPES = {
 # Offsets as after initialisation, 1 .. P pixels along the head's direction, plus noise of this many pixels.
 NOISE = 1.5
 BASELINE = "grid_sample"
-TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def fused_arguments(tokens: int, batch: int, dtype: torch.dtype, device: str) -> list[Any]:
@@ -193,23 +189,8 @@ def peaks_mb(entry: str, kind: str, tokens: int, batch: int, dtype: torch.dtype,
     for name, function in implementations(entry, device).items():
         run = RUNS[kind](function, arguments)
         run()  # what is made once is not counted
-        if device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-            before = torch.cuda.memory_allocated()
-            run()
-            result[name] = round((torch.cuda.max_memory_allocated() - before) / 1e6, 1)
-        else:
-            ctypes.CDLL(None).malloc_trim(0)  # give back what was freed, so that using it again counts
-            Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-            before = _status("VmRSS")
-            run()
-            result[name] = round((_status("VmHWM") - before) / 1e3, 1)
+        result[name] = peak_mb(run, device)
     return result
-
-
-def _status(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key))
 
 
 def cases(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -228,27 +209,6 @@ def cases(args: argparse.Namespace) -> list[dict[str, Any]]:
     return result
 
 
-def machine(device: str) -> dict[str, Any]:
-    """What the figures depend on."""
-    used = library.CUDA if device == "cuda" else library.CPU
-    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    facts = {
-        "processor": names[0].split(":")[1].strip() if names else platform.processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "operator": used.problem or used.built_for(),
-        "date": datetime.date.today().isoformat(),
-        "load_average": [round(load, 2) for load in os.getloadavg()],
-    }
-    if device == "cpu" and not used.problem:
-        facts["instruction_set"] = compiled.instruction_set(used)
-    if device == "cuda":
-        facts |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
-    return facts
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -263,7 +223,7 @@ def main() -> int:
     args.types = args.types or ["float32", "bfloat16"] + (["float16"] if args.device == "cuda" else [])
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     torch.set_num_threads(args.threads)
-    countable = args.device == "cuda" or Path("/proc/self/clear_refs").exists()
+    countable = memory_is_countable(args.device)
     spawn = multiprocessing.get_context("spawn")
     measurer = ProcessPoolExecutor(1, spawn) if countable and not args.no_memory else None
     results = []
@@ -281,8 +241,7 @@ def main() -> int:
     if args.output:
         setting = {"heads": HEADS, "channels": CHANNELS, "levels": 3, "points": POINTS, "noise_pixels": NOISE}
         report = {"machine": machine(args.device), "setting": setting, "pairs": args.pairs, "results": results}
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_report(args.output, report)
     return 0
 
 
