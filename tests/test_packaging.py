@@ -394,13 +394,19 @@ def test_documented_commands_are_found(tmp_path):
     assert documented_commands(page) == [["make", "env", "VENV=x"], ["python", "train_net.py", "--num-gpus", "1"]]
 
 
-SCRIPTS = {"train_net.py": "projects.MTACLIP.train_net", "demo.py": "projects.MTACLIP.demo"}
+SCRIPTS = {
+    "train_net.py": "projects.MTACLIP.train_net",
+    "demo.py": "projects.MTACLIP.demo",
+    "projects/MTACLIP/tools/replay_batch.py": "projects.MTACLIP.tools.replay_batch",
+}
 
 
 @pytest.mark.parametrize("file", documents(), ids=lambda file: str(file.relative_to(ROOT)))
 def test_documented_scripts_and_options_exist(file):
     """Scripts and configs of this project that a document calls are there, and the configs accept the options."""
     for command in documented_commands(file):
+        if command[0] in ("torchrun", "srun"):
+            command = ["python", *command[next(i for i, word in enumerate(command) if word.endswith(".py")) :]]
         if command[0] != "python" or not command[1].endswith(".py"):
             continue
         assert (ROOT / command[1]).is_file(), " ".join(command)
