@@ -95,11 +95,10 @@ class ScaleCropTransform(T.Transform):
         )
 
     def apply_image(self, img: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Resize and crop an image (H, W, 3), or its upper left `corner`."""
-        if img.shape[:2] not in ((self.resize.height, self.resize.width), self.corner):
+        """Resize and crop an image (H, W, 3)."""
+        if img.shape[:2] != (self.resize.height, self.resize.width):
             raise ValueError(
-                f"this crop is for images of {self.resize.height} x {self.resize.width} or their corner of "
-                f"{self.corner}, not {img.shape[:2]}."
+                f"this crop is for images of {self.resize.height} x {self.resize.width}, not {img.shape[:2]}."
             )
         resized = cv2.resize(
             img[: self.corner[0], : self.corner[1]],

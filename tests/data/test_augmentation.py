@@ -141,11 +141,9 @@ def test_a_crop_before_the_resize_is_the_crop_after_it_to_the_bit(scale_range):
         np.random.seed(seed)
         crop = RandomScaleCrop(scale_range, *limits, size, share).get_transform(labels)
         assert np.random.get_state()[2] == state  # the same draws
-        corner = np.ascontiguousarray(image[: crop.corner[0], : crop.corner[1]])
-        for source in (image, corner):
-            assert np.array_equal(crop.apply_image(source), expected[0])
+        assert np.array_equal(crop.apply_image(image), expected[0])
         assert np.array_equal(crop.apply_segmentation(labels), expected[1])
-        again += corner.size < image.size
+        again += crop.corner[0] * crop.corner[1] < height * width
     assert again > 10  # the corner is not always the whole image
 
 
@@ -158,14 +156,14 @@ def test_crop_at_the_size_of_cityscapes_to_the_bit():
         expected = plain_scale_and_crop(image, labels, (0.5, 2.0), (1024, 2048), (512, 1024), 0.75)
         np.random.seed(seed)
         crop = RandomScaleCrop((0.5, 2.0), 1024, 2048, (512, 1024), 0.75).get_transform(labels)
-        assert np.array_equal(crop.apply_image(image[: crop.corner[0], : crop.corner[1]]), expected[0])
+        assert np.array_equal(crop.apply_image(image), expected[0])
         assert np.array_equal(crop.apply_segmentation(labels), expected[1])
 
 
 def test_coordinates_are_scaled_and_moved():
     crop = ScaleCropTransform(CvResize(10, 20, 20, 40), 3, 5, 8, 8)
     assert crop.apply_coords(np.array([[10.0, 4.0]])).tolist() == [[15.0, 5.0]]
-    with pytest.raises(ValueError, match="10 x 20 or their corner"):
+    with pytest.raises(ValueError, match="10 x 20, not"):
         crop.apply_image(np.zeros((11, 20, 3), np.uint8))
 
 

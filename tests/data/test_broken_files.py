@@ -6,48 +6,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detectron2.config import get_cfg
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from mtaclip import add_mtaclip_config
 from mtaclip.data.build import build_train_loader
 
-NAME = "broken_files_test_rooms"
 BATCHES = 8  # two of them show all eight records
 
 
 @pytest.fixture
-def rooms(tmp_path):
-    """Eight 24 x 32 images of noise with labels 0 and 1, registered as a dataset."""
-    rng = np.random.default_rng(0)
-    records = []
-    for index in range(8):
-        image, labels = tmp_path / f"{index}.png", tmp_path / f"{index}_labels.png"
-        Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)).save(image)
-        Image.fromarray(rng.integers(0, 2, (24, 32), dtype=np.uint8)).save(labels)
-        records.append({"file_name": str(image), "image_id": str(index), "sem_seg_file_name": str(labels)})
-    DatasetCatalog.register(NAME, lambda: records)
-    MetadataCatalog.get(NAME).set(stuff_classes=["floor", "wall"], ignore_label=255)
-    yield records
-    DatasetCatalog.remove(NAME)
-    MetadataCatalog.remove(NAME)
+def rooms(register_rooms):
+    """Eight images with labels 0 and 1."""
+    return register_rooms(8, (0, 1))
 
 
 @pytest.fixture
-def cfg():
-    cfg = get_cfg()
-    add_mtaclip_config(cfg)
-    cfg.DATASETS.TRAIN = (NAME,)
-    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 2
-    cfg.INPUT.FORMAT = "RGB"
-    cfg.INPUT.MIN_SIZE_TRAIN = (24,)
-    cfg.INPUT.CROP.ENABLED = True
-    cfg.INPUT.CROP.TYPE = "absolute"
-    cfg.INPUT.CROP.SIZE = [12, 12]
-    cfg.INPUT.RANDOM_FLIP = "horizontal"
+def cfg(cfg):
     cfg.SOLVER.IMS_PER_BATCH = 4
-    cfg.DATALOADER.NUM_WORKERS = 2
     return cfg
 
 

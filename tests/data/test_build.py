@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import get_cfg
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from PIL import Image
 
-from mtaclip import add_mtaclip_config
 from mtaclip.data.build import build_test_loader, build_train_loader, check_dataset
 from mtaclip.data.sampling import BatchNumbers, TrainingSamples
 
@@ -15,39 +14,9 @@ NAME = "data_test_rooms"
 
 
 @pytest.fixture
-def rooms(tmp_path):
-    """Three 24 x 32 images of noise with labels 0, 1 and 255, registered as a dataset of the user's own."""
-    rng = np.random.default_rng(0)
-    records = []
-    for index in range(3):
-        image, labels = tmp_path / f"{index}.png", tmp_path / f"{index}_labels.png"
-        Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)).save(image)
-        Image.fromarray(rng.choice(np.array([0, 1, 255], np.uint8), (24, 32))).save(labels)
-        records.append({"file_name": str(image), "image_id": str(index), "sem_seg_file_name": str(labels)})
-    DatasetCatalog.register(NAME, lambda: records)
-    MetadataCatalog.get(NAME).set(stuff_classes=["floor", "wall"], ignore_label=255)
-    yield records
-    DatasetCatalog.remove(NAME)
-    MetadataCatalog.remove(NAME)
-
-
-@pytest.fixture
-def cfg():
-    cfg = get_cfg()
-    add_mtaclip_config(cfg)
-    cfg.DATASETS.TRAIN = (NAME,)
-    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 2
-    cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE = 255
-    cfg.INPUT.FORMAT = "RGB"
-    cfg.INPUT.MIN_SIZE_TRAIN = (24,)
-    cfg.INPUT.MIN_SIZE_TEST = 24
-    cfg.INPUT.CROP.ENABLED = True
-    cfg.INPUT.CROP.TYPE = "absolute"
-    cfg.INPUT.CROP.SIZE = [12, 12]
-    cfg.INPUT.RANDOM_FLIP = "horizontal"
-    cfg.SOLVER.IMS_PER_BATCH = 2
-    cfg.DATALOADER.NUM_WORKERS = 2
-    return cfg
+def rooms(register_rooms):
+    """Three images with labels 0, 1 and 255."""
+    return register_rooms(3, (0, 1, 255))
 
 
 def first_batches(cfg, seed, count=4, start=0):
