@@ -311,9 +311,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--models", nargs="+", choices=MODELS, help="all, without --growth")
     parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
     parser.add_argument(
-        "--compile", choices=("no", "yes", "both"), default="no", help="with torch.compile, or both ways"
+        "--compile", choices=("no", "yes", "both"), default="no", help="with SOLVER.COMPILE, or both ways"
     )
-    parser.add_argument("--channels-last", action="store_true", help="convolutions' weights with channels innermost")
+    parser.add_argument("--channels-last", action="store_true", help="SOLVER.CHANNELS_LAST")
     parser.add_argument("--no-memory", dest="memory", action="store_false", help="leave out the peak memory")
     parser.add_argument("--no-breakdown", dest="breakdown", action="store_false", help="leave out the parts of a step")
     parser.add_argument(

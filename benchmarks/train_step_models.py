@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mtaclip.engine import setup_cfg
 from mtaclip.engine.optimizer import build_optimizer
+from mtaclip.engine.performance import speed_up
 from mtaclip.modeling.build import build_model
 from mtaclip.modeling.clip import clip_config
 
@@ -130,18 +131,16 @@ class Trained(ABC):
     """A model, its optimiser, and one step with them.
 
     Args:
-        cfg: sizes, weights of the losses, and the optimiser.
+        cfg: sizes, weights of the losses, the optimiser, SOLVER.COMPILE and SOLVER.CHANNELS_LAST.
         dtype: of autocast; float32 for none.
-        channels_last: keep the convolutions' weights with the channels innermost.
     """
 
-    # Parts by the name they have in a breakdown, and those that torch.compile takes.
+    # Parts by the name they have in a breakdown.
     parts: dict[str, list[nn.Module]]
-    compilable: list[nn.Module]
     model: nn.Module
     optimizer: torch.optim.Optimizer
 
-    def __init__(self, cfg: CfgNode, dtype: torch.dtype, channels_last: bool) -> None:
+    def __init__(self, cfg: CfgNode, dtype: torch.dtype) -> None:
         self.device = torch.device(cfg.MODEL.DEVICE)
         self.dtype = dtype
         self.classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
@@ -149,8 +148,6 @@ class Trained(ABC):
         torch.manual_seed(0)
         self.build(cfg)
         self.model.train()
-        if channels_last:
-            self.model.to(memory_format=torch.channels_last)
 
     @abstractmethod
     def build(self, cfg: CfgNode) -> None:
@@ -163,11 +160,6 @@ class Trained(ABC):
     @abstractmethod
     def loss(self, batch: Any) -> Tensor:
         """Loss of what `prepare` gave, copies to the device and normalisation included."""
-
-    def compile(self) -> None:
-        """Compile the parts; what is around them, criterion included, stays as it is."""
-        for part in self.compilable:
-            part.forward = torch.compile(part.forward)
 
     def forward(self, batch: Any) -> Tensor:
         """Loss under autocast."""
@@ -207,6 +199,7 @@ class Ours(Trained):
     def build(self, cfg: CfgNode) -> None:
         self.model = build_model(cfg)
         self.optimizer = build_optimizer(cfg, self.model)
+        speed_up(self.model, cfg)
         model = self.model
         text = [] if model.texts is None else [model.texts]
         self.parts = {
@@ -216,7 +209,6 @@ class Ours(Trained):
             "text": text,
             "criterion": [model.criterion],
         }
-        self.compilable = [model.backbone, model.pixel_decoder, model.decoder, *text]
 
     def prepare(self, samples: list[Sample]) -> list[Sample]:
         return samples
@@ -273,7 +265,11 @@ class HuggingFace(Trained):
             "decoder": [decoder, self.model.class_predictor],
             "criterion": [self.model.criterion],
         }
-        self.compilable = [pixels.encoder, pixels.decoder, decoder]
+        if cfg.SOLVER.CHANNELS_LAST:
+            pixels.encoder.to(memory_format=torch.channels_last)
+        if cfg.SOLVER.COMPILE:
+            for part in (pixels.encoder, pixels.decoder, decoder):
+                part.compile()
 
     def prepare(self, samples: list[Sample]) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         images = torch.stack([sample["image"] for sample in samples])
@@ -307,12 +303,11 @@ def make_model(name: str, case: Case, device: str, channels_last: bool, folder: 
         name: of the model.
         case: what is measured.
         device: "cpu" or "cuda".
-        channels_last: see `Trained`.
+        channels_last: SOLVER.CHANNELS_LAST.
         folder: where a vocabulary may be written.
     """
     kind = name.removesuffix(COMPILED)
     cfg = read_config(case, "mtaclip" if kind == "mtaclip" else "mask2former", device, folder)
-    model = (HuggingFace if kind == "transformers" else Ours)(cfg, getattr(torch, case.type), channels_last)
-    if name.endswith(COMPILED):
-        model.compile()
-    return model
+    cfg.defrost()
+    cfg.SOLVER.COMPILE, cfg.SOLVER.CHANNELS_LAST = name.endswith(COMPILED), channels_last
+    return (HuggingFace if kind == "transformers" else Ours)(cfg, getattr(torch, case.type))

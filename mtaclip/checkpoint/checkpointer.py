@@ -63,7 +63,7 @@ class Checkpointer(FvcoreCheckpointer):
         data |= kwargs
         target = Path(self.save_dir) / f"{name}.pth"
         try:
-            _write_atomically(target, lambda file: _save(data, file))
+            save_atomically(data, target)
             if tag:
                 self.tag_last_checkpoint(target.name)
         except OSError as error:
@@ -178,13 +178,22 @@ def _damage(path: Path) -> str | None:
         return "damaged or incomplete"
 
 
-def _save(data: dict[str, Any], file: BinaryIO) -> None:
-    try:
-        torch.save(data, file)
-    except RuntimeError as error:  # PyTorch trips over the incomplete file while it handles the file system's error
-        if isinstance(error.__context__, OSError):
-            raise error.__context__ from None
-        raise
+def save_atomically(data: dict[str, Any], target: Path) -> None:
+    """`torch.save` to a file that appears complete, on the disk, or not at all.
+
+    Raises:
+        OSError: the file system refuses it.
+    """
+
+    def save(file: BinaryIO) -> None:
+        try:
+            torch.save(data, file)
+        except RuntimeError as error:  # PyTorch trips over the incomplete file while it handles the system's error
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+    _write_atomically(target, save)
 
 
 def _write_atomically(target: Path, write: Callable[[BinaryIO], object]) -> None:

@@ -1,7 +1,7 @@
 """Augmentations of training images and the resize of test images, as Detectron2 augmentations.
 
 Images are uint8 (H, W, 3) RGB, label maps uint8 (H, W) with 255 = ignored. All randomness comes from NumPy's global
-generator, which Detectron2 seeds in every worker process, so that a seed reproduces a sample.
+generator, which `mtaclip.data.sampling` seeds for every sample.
 """
 
 import math

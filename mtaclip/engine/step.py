@@ -7,7 +7,7 @@ one step later, or when the log is about to be written.
 import logging
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,8 @@ import torch.distributed as dist
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
+
+from mtaclip.checkpoint.checkpointer import save_atomically
 
 _logger = logging.getLogger(__name__)
 LOG_PERIOD = 20
@@ -67,6 +69,7 @@ class TrainStep:
         output_dir: str | Path = ".",
     ) -> None:
         self.model = model.train()
+        self._plain = getattr(model, "module", model)  # not wrapped for several processes
         self.optimizer = optimizer
         self.skipped = 0
         self._device = next(model.parameters()).device
@@ -122,15 +125,13 @@ class TrainStep:
 
     def _backward(self, batches: list[list[dict]]) -> dict[str, Tensor]:
         """Add up the gradients of all parts of a batch; the weighted losses of all of it."""
-        model, total = self.model, {}
-        parallel = isinstance(model, nn.parallel.DistributedDataParallel)
-        divisors = (model.module if parallel else model).loss_divisors(batches) if len(batches) > 1 else None
+        total: dict[str, Tensor] = {}
+        divisors = self._plain.loss_divisors(batches) if len(batches) > 1 else None
         for index, batch in enumerate(batches):
-            with ExitStack() as stack:
-                if parallel and index < len(batches) - 1:
-                    stack.enter_context(model.no_sync())
+            alone = self.model is self._plain or index == len(batches) - 1  # the last part exchanges the gradients
+            with nullcontext() if alone else self.model.no_sync():
                 with torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype is not None):
-                    losses = model(batch) if divisors is None else model(batch, divisors)
+                    losses = self.model(batch) if divisors is None else self.model(batch, divisors)
                 self.scaler.scale(sum(losses.values())).backward()
             for name, value in losses.items():
                 total[name] = total[name] + value.detach() if name in total else value.detach()
@@ -198,14 +199,13 @@ class TrainStep:
         if bad[0] != "grad_norm":
             return f"{bad[0]} is NaN or infinite"
         if gradients_kept:
-            for name, parameter in reversed(list(self.model.named_parameters())):  # as the backward pass goes
+            for name, parameter in reversed(list(self._plain.named_parameters())):  # as the backward pass goes
                 if parameter.grad is not None and not parameter.grad.isfinite().all():
-                    return f"the gradient of {name.removeprefix('module.')} holds NaN or infinity"
+                    return f"the gradient of {name} holds NaN or infinity"
         return "the gradients hold NaN or infinity"
 
     def _leave_out(self, step: _Step, reason: str) -> None:
         """Keep the batch of a step that was not applied, and go on if the configuration allows it."""
-        model = getattr(self.model, "module", self.model)
         self.skipped += 1
         images = [item.get("file_name", "an image without a name") for batch in step.batches for item in batch]
         rates = sorted({group["lr"] for group in self.optimizer.param_groups})
@@ -213,20 +213,20 @@ class TrainStep:
             f"Iteration {step.iteration}: {reason}; images {', '.join(images)}; learning rate "
             f"{' and '.join(f'{rate:.3g}' for rate in rates)}; loss scale {self.scaler.get_scale():g}; "
             f"{self.skipped} such step(s), SOLVER.SKIP_NONFINITE allows {self._skip_nonfinite}; "
-            f"{self._save_for_replay(step, reason, model)}."
+            f"{self._save_for_replay(step, reason)}."
         )
-        broken = [name for name, b in model.named_buffers() if b.is_floating_point() and not b.isfinite().all()]
+        broken = [name for name, b in self._plain.named_buffers() if b.is_floating_point() and not b.isfinite().all()]
         if broken:
             message += f" It cannot be left out: the running statistics {broken[0]} are no longer finite either."
         if broken or self.skipped > self._skip_nonfinite:
             raise NonFiniteError(message + " Lower SOLVER.BASE_LR, or use bf16 or no autocast instead of fp16.")
         _logger.warning(message)
 
-    def _save_for_replay(self, step: _Step, reason: str, model: nn.Module) -> str:
+    def _save_for_replay(self, step: _Step, reason: str) -> str:
         """Write batch and weights; where they are, or why they are not."""
         file = self._output_dir / f"nonfinite_{step.iteration:07d}_process{comm.get_rank()}.pth"
         content = {
-            "model": model.state_dict(),
+            "model": self._plain.state_dict(),
             "batches": step.batches,
             "iteration": step.iteration,
             "seed": step.seed,
@@ -235,8 +235,8 @@ class TrainStep:
         }
         try:
             self._output_dir.mkdir(parents=True, exist_ok=True)
-            torch.save(content, file)
-        except (OSError, RuntimeError) as error:
+            save_atomically(content, file)
+        except OSError as error:
             return f"the batch could not be saved to {file} ({error})"
         return f"the batch is in {file}, projects/MTACLIP/tools/replay_batch.py runs it again"
 

@@ -1,6 +1,5 @@
 """What the processes of a training run agree on in the middle of a step, without waiting for the device."""
 
-import torch
 import torch.distributed as dist
 from detectron2.utils import comm
 from torch import Tensor
@@ -21,8 +20,3 @@ def true_everywhere(flag: Tensor) -> Tensor:
     if comm.get_world_size() > 1:
         dist.all_reduce(flag, op=dist.ReduceOp.MIN)
     return flag
-
-
-def all_finite(*tensors: Tensor) -> Tensor:
-    """Whether tensors hold neither NaN nor infinity, a bool scalar."""
-    return torch.stack([t.isfinite().all() for t in tensors]).all()

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from mtaclip.losses.distributed import all_finite, true_everywhere
+from mtaclip.losses.distributed import true_everywhere
 from mtaclip.losses.point_sampling import sample_maps
 from mtaclip.losses.targets import SemanticTargets
 from mtaclip.structures import Predictions
@@ -97,7 +97,8 @@ class HungarianMatcher:
         with torch.autocast(points.device.type, enabled=False):
             costs = self.costs(predictions, targets, points)
             flat = torch.cat([c.flatten(1) for c in costs], dim=1)
-            finite = true_everywhere(all_finite(flat, *_tensors(predictions).values()))
+            seen = [flat] if predictions.similarity is None else [flat, predictions.similarity]  # costs see the rest
+            finite = true_everywhere(torch.stack([t.isfinite().all() for t in seen]).all())
         flat = torch.cat([flat.flatten(), finite[None]]).cpu()
         if not flat[-1]:
             raise FloatingPointError(_name_culprit(predictions, flat))
@@ -110,8 +111,8 @@ class HungarianMatcher:
         return assigned
 
 
-def _tensors(predictions: Predictions) -> dict[str, Tensor]:
-    """What must be finite, by a name for messages, in the order of computation; one row per prediction."""
+def _name_culprit(predictions: Predictions, costs: Tensor) -> str:
+    """Which prediction holds the first value that is not finite, in the order of computation."""
     tensors = {
         "mask features": predictions.mask_features[None],
         "class logits": predictions.class_logits,
@@ -119,12 +120,7 @@ def _tensors(predictions: Predictions) -> dict[str, Tensor]:
     }
     if predictions.similarity is not None:
         tensors["mask-text similarities"] = predictions.similarity
-    return tensors
-
-
-def _name_culprit(predictions: Predictions, costs: Tensor) -> str:
-    """Which prediction holds the first value that is not finite."""
-    for name, tensor in _tensors(predictions).items():
+    for name, tensor in tensors.items():
         for index, part in enumerate(tensor):
             if not part.isfinite().all():
                 return f"the {name} of prediction {index} hold NaN or infinity"
