@@ -6,11 +6,22 @@ Run as a script, this file is one of the processes: `test_equal_gradients.py RAN
 import os
 import subprocess
 import sys
-from datetime import timedelta
 from pathlib import Path
 
+import mtaclip  # noqa: F401
+
+# isort: split
 import pytest
 import torch
+from detectron2.engine import create_ddp_model
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
+
+from mtaclip.engine import Trainer, setup_cfg
+from mtaclip.engine.launch import launch
+from mtaclip.engine.optimizer import build_optimizer
+from mtaclip.engine.processes import Processes
+from mtaclip.engine.step import TrainStep
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = [
@@ -43,24 +54,10 @@ def samples():
     return result
 
 
-def worker(rank: int, world_size: int, parts: int, folder: Path) -> None:
+def worker(parts: int, folder: Path) -> None:
     """One training step on this process's share of the four images; gradients and losses go into a file."""
-    import mtaclip  # noqa: F401
-
-    # isort: split
-    import torch.distributed as dist
-    from detectron2.engine import create_ddp_model
-    from detectron2.utils.events import EventStorage
-
-    from mtaclip.engine import Trainer, setup_cfg
-    from mtaclip.engine.optimizer import build_optimizer
-    from mtaclip.engine.step import TrainStep
-
     torch.set_num_threads(1)
-    if world_size > 1:
-        store = f"file://{folder / 'store'}"
-        limit = timedelta(seconds=120)
-        dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world_size, timeout=limit)
+    rank, world_size = comm.get_rank(), comm.get_world_size()
     cfg = setup_cfg(ROOT / "configs" / "miniature" / "mtaclip_tiny.yaml", OPTIONS, device="cpu")
     torch.manual_seed(0)
     model = Trainer.build_model(cfg)
@@ -77,21 +74,14 @@ def worker(rank: int, world_size: int, parts: int, folder: Path) -> None:
     if rank == 0:
         gradients = {n.removeprefix("module."): p.grad for n, p in model.named_parameters() if p.grad is not None}
         torch.save({"gradients": gradients, "losses": losses}, folder / "result.pth")
-    if world_size > 1:
-        dist.barrier()
-        dist.destroy_process_group()
 
 
 def result_of(folder: Path, world_size: int, parts: int) -> dict:
     folder.mkdir()
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    commands = [
-        [sys.executable, __file__, str(rank), str(world_size), str(parts), str(folder)] for rank in range(world_size)
-    ]
-    processes = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) for command in commands]
-    for process in processes:
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors.decode()
+    command = [sys.executable, __file__, str(world_size), str(parts), str(folder)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
     return torch.load(folder / "result.pth", weights_only=True)
 
 
@@ -113,4 +103,5 @@ def test_gradients_and_losses_do_not_depend_on_the_division(whole, tmp_path, wor
 
 
 if __name__ == "__main__":
-    worker(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
+    size = int(sys.argv[1])
+    launch(worker, Processes("cpu", world_size=size, local_size=size, url="auto"), int(sys.argv[2]), Path(sys.argv[3]))

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -46,22 +45,21 @@ def worker(rank: int, size: int, store: Path, folder: Path, options: list[str]) 
     import mtaclip  # noqa: F401
 
     # isort: split
-    import torch.distributed as dist
+    from mtaclip.engine.launch import launch
+    from mtaclip.engine.processes import Processes
+
+    own = Processes("cpu", world_size=size, local_size=size, rank=rank, local_rank=rank, url=f"file://{store}")
+    launch(train, own, rank, store, folder, options)
+
+
+def train(rank: int, store: Path, folder: Path, options: list[str]) -> None:
     from detectron2.engine import HookBase
-    from detectron2.utils import comm
     from detectron2.utils.logger import setup_logger
 
     from mtaclip.engine import Trainer, setup_cfg
 
     torch.set_num_threads(1)
     setup_logger(name="mtaclip")
-    if size > 1:
-        timeout = timedelta(seconds=60)
-        dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size, timeout=timeout)
-        if hasattr(comm, "create_local_process_group"):
-            comm.create_local_process_group(size)
-        else:
-            comm._LOCAL_PROCESS_GROUP = dist.new_group(list(range(size)))
     kill = int(options.pop(options.index("KILL") + 1)) if "KILL" in options else None
     options = [option for option in options if option != "KILL"]
 
