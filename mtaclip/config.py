@@ -122,6 +122,8 @@ def _add_solver(cfg: CN) -> None:
     cfg.SOLVER.COMPILE = False
     # Lay the image tower's convolutions out channels last.
     cfg.SOLVER.CHANNELS_LAST = False
+    # Compute what is cheap in image tower and pixel decoder again in the backward pass instead of keeping it.
+    cfg.SOLVER.RECOMPUTE = False
     # Matrix products in TensorFloat-32 on GPUs that have it, where autocast does not apply.
     cfg.SOLVER.TF32 = False
     # Steps with a loss, cost or gradient that is not finite which may be left out before one ends the training.

@@ -50,14 +50,15 @@ class PointSampler:
     def for_losses(self, mask_logits: Tensor, image: int) -> Tensor:
         """Points of every matched mask of one image, (N, P, 2), most of them where the mask is uncertain.
 
+        All masks choose from the same candidates, so that one look at the image serves them all.
+
         Args:
             mask_logits: (N, h, w).
             image: index of the image in the batch.
         """
-        count = len(mask_logits)
-        candidates = torch.rand(count, self.num_candidates, 2, device=mask_logits.device)
-        certainty = sample_maps(mask_logits[:, None], candidates)[:, 0].abs()
+        count, device = len(mask_logits), mask_logits.device
+        candidates = torch.rand(self.num_candidates, 2, device=device)
+        certainty = sample_maps(mask_logits[None], candidates[None])[0].abs()
         chosen = certainty.topk(self.num_uncertain, dim=1, largest=False, sorted=False).indices
-        uncertain = candidates.gather(1, chosen[..., None].expand(-1, -1, 2))
-        uniform = torch.rand(count, self.num_points - self.num_uncertain, 2, device=mask_logits.device)
-        return torch.cat([uncertain, uniform], dim=1)
+        uniform = torch.rand(count, self.num_points - self.num_uncertain, 2, device=device)
+        return torch.cat([candidates[chosen], uniform], dim=1)

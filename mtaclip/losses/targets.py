@@ -62,9 +62,9 @@ class SemanticTargets:
         pixels, stride = self._bordered[image].flatten(), width + 2 * _BORDER
         x, y = points[..., 0] * width - 0.5, points[..., 1] * height - 0.5
         left, top = x.floor(), y.floor()
-        right_share, bottom_share = x - left, y - top
-        column, row = left.clamp(-_BORDER, width).long(), top.clamp(-_BORDER, height).long()
-        upper_left = (row + _BORDER) * stride + (column + _BORDER)
+        right_share, bottom_share = x.sub_(left), y.sub_(top)  # in place: with many masks these are large
+        column, row = left.clamp_(-_BORDER, width), top.clamp_(-_BORDER, height)
+        upper_left = (row.long() + _BORDER).mul_(stride).add_(column.long() + _BORDER)
 
         def share(neighbour: int, weight: Tensor) -> Tensor:
             return torch.where(pixels[upper_left + neighbour] == classes[:, None], weight, 0.0)

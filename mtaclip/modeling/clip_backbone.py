@@ -4,6 +4,8 @@ The towers are open_clip's own modules; the attention pool, the final norm and t
 CLIP's global embedding, are left out. Letters: B images, H, W input size in pixels, E width of a ViT.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
@@ -12,20 +14,40 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from mtaclip.modeling.clip import build_clip, clip_config
+from mtaclip.modeling.recompute import recomputed
 from mtaclip.modeling.sync_batch_norm import SyncBatchNorm
 
 STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
 
 
-class CLIPResNet(Backbone):
+class CLIPTower(Backbone):
+    """What the towers share.
+
+    Args:
+        recompute: in training, compute norms and activations again in the backward pass instead of keeping them.
+    """
+
+    def __init__(self, recompute: bool) -> None:
+        super().__init__()
+        self.recompute = recompute
+
+    def run(self, part: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """part(x), a part of this tower."""
+        if not (self.recompute and self.training and torch.is_grad_enabled()):
+            return part(x)
+        return recomputed(part, x, owner=part if isinstance(part, nn.Module) else self)
+
+
+class CLIPResNet(CLIPTower):
     """open_clip's ModifiedResNet: three-convolution stem, average pooling instead of strided convolutions.
 
     Args:
         tower: an `open_clip.modified_resnet.ModifiedResNet`; its attention pool is removed.
+        recompute: see `CLIPTower`.
     """
 
-    def __init__(self, tower: nn.Module) -> None:
-        super().__init__()
+    def __init__(self, tower: nn.Module, recompute: bool = False) -> None:
+        super().__init__(recompute)
         tower.attnpool = None
         self.tower = tower
         width = tower.conv3.out_channels
@@ -44,26 +66,28 @@ class CLIPResNet(Backbone):
         Returns:
             "res2" .. "res5": (B, C, H/4, W/4) .. (B, C, H/32, W/32), every halving rounded down.
         """
-        x = self.tower.stem(images)
+        x = self.run(self.tower.stem, images)
         features = {}
         for name, layer in zip(
             STRIDES, (self.tower.layer1, self.tower.layer2, self.tower.layer3, self.tower.layer4), strict=True
         ):
-            x = layer(x)
+            for block in layer:
+                x = self.run(block, x)
             features[name] = x
         return features
 
 
-class CLIPViT(Backbone):
+class CLIPViT(CLIPTower):
     """open_clip's VisionTransformer with a feature pyramid over the outputs of four blocks.
 
     Args:
         tower: an `open_clip.transformer.VisionTransformer` with patches of 16 pixels.
         taps: indices of the four blocks whose outputs become strides 4, 8, 16 and 32.
+        recompute: see `CLIPTower`.
     """
 
-    def __init__(self, tower: nn.Module, taps: tuple[int, ...]) -> None:
-        super().__init__()
+    def __init__(self, tower: nn.Module, taps: tuple[int, ...], recompute: bool = False) -> None:
+        super().__init__(recompute)
         blocks = tower.transformer.resblocks
         if len(taps) != 4 or max(taps) >= len(blocks):
             raise ValueError(f"MODEL.CLIP.VIT_TAPS needs four of the {len(blocks)} blocks' indices, got {tuple(taps)}.")
@@ -124,7 +148,7 @@ class CLIPViT(Backbone):
         x = self.ln_pre(tokens + self.position(height, width).to(tokens.dtype))
         outputs = {}
         for index, block in enumerate(self.blocks):
-            x = block(x)
+            x = self.run(block, x)
             outputs[index] = x
         return {
             name: self.pyramid[name](outputs[tap][:, 1:].mT.unflatten(2, (height, width)))
@@ -138,7 +162,8 @@ def build_clip_backbone(cfg, input_shape: ShapeSpec) -> Backbone:
     clip = cfg.MODEL.CLIP
     is_resnet = isinstance(clip_config(clip.ARCH)["vision_cfg"]["layers"], list)
     tower = build_clip(clip.ARCH, clip.PRETRAINED).visual
-    backbone = CLIPResNet(tower) if is_resnet else CLIPViT(tower, clip.VIT_TAPS)
+    recompute = cfg.SOLVER.RECOMPUTE
+    backbone = CLIPResNet(tower, recompute) if is_resnet else CLIPViT(tower, clip.VIT_TAPS, recompute)
     return convert_norm(backbone, clip.NORM, cfg.MODEL.DEVICE)
 
 

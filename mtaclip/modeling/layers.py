@@ -88,6 +88,12 @@ class FeedForward(nn.Sequential):
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__(nn.Linear(dim, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, dim))
 
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., d) -> (..., d)."""
+        expand, activate, reduce = self
+        # Of two dimensions, what `expand` returns is no view: working on it in place costs no copies of gradients.
+        return reduce(activate(expand(x.flatten(0, -2)))).view(x.shape)
+
 
 class MLP(nn.Sequential):
     """Linear layers of one width with ReLU in between.
@@ -100,7 +106,7 @@ class MLP(nn.Sequential):
     def __init__(self, dim: int, layers: int) -> None:
         modules: list[nn.Module] = []
         for _ in range(layers - 1):
-            modules += [nn.Linear(dim, dim), nn.ReLU(inplace=True)]
+            modules += [nn.Linear(dim, dim), nn.ReLU()]
         super().__init__(*modules, nn.Linear(dim, dim))
 
 

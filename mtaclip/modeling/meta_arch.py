@@ -91,6 +91,7 @@ class MTACLIP(nn.Module):
                 heads=own.PIXEL_DECODER.HEADS,
                 points=own.PIXEL_DECODER.POINTS,
                 ffn_dim=own.PIXEL_DECODER.FFN_DIM,
+                recompute=cfg.SOLVER.RECOMPUTE,
             ),
             "decoder": MaskTextDecoder(
                 num_classes=head.NUM_CLASSES,

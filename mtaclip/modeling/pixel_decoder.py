@@ -11,14 +11,16 @@ from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
 from mtaclip.modeling.layers import NUM_LEVELS, FeedForward, sine_position, xavier_normal_matrices
+from mtaclip.modeling.recompute import recomputed
 from mtaclip.ops import MSDeformAttn
 
 
 class EncoderLayer(nn.Module):
     """Deformable attention and feed-forward, each with a residual and a LayerNorm after it."""
 
-    def __init__(self, dim: int, heads: int, points: int, ffn_dim: int) -> None:
+    def __init__(self, dim: int, heads: int, points: int, ffn_dim: int, recompute: bool) -> None:
         super().__init__()
+        self.recompute = recompute
         self.attention = MSDeformAttn(dim, heads, NUM_LEVELS, points)
         self.attention_norm = nn.LayerNorm(dim)
         self.ffn = FeedForward(dim, ffn_dim)
@@ -29,7 +31,9 @@ class EncoderLayer(nn.Module):
     ) -> Tensor:
         """(B, S, d) pixels of all levels -> (B, S, d); `position` (S, d) is added where pixels are queries."""
         pixels = self.attention_norm(pixels + self.attention(pixels + position, pixels, reference_points, shapes))
-        return self.ffn_norm(pixels + self.ffn(pixels))
+        if not (self.recompute and self.training and torch.is_grad_enabled()):
+            return self.ffn_norm(pixels + self.ffn(pixels))
+        return self.ffn_norm(pixels + recomputed(self.ffn, pixels, owner=self.ffn, kept=()))
 
 
 class PixelDecoder(nn.Module):
@@ -43,6 +47,7 @@ class PixelDecoder(nn.Module):
         points: sampling points per head and level.
         ffn_dim: hidden width of the feed-forward blocks.
         norm_groups: groups of every GroupNorm.
+        recompute: in training, compute what is cheap again in the backward pass instead of keeping it.
     """
 
     def __init__(
@@ -55,8 +60,10 @@ class PixelDecoder(nn.Module):
         points: int = 4,
         ffn_dim: int = 1024,
         norm_groups: int = 32,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
+        self.recompute = recompute
         by_stride = {shape.stride: (name, shape.channels) for name, shape in input_shape.items()}
         if sorted(by_stride) != [4, 8, 16, 32]:
             raise ValueError(
@@ -74,7 +81,7 @@ class PixelDecoder(nn.Module):
             for stride in (32, 16, 8)
         )
         self.level_embedding = nn.Parameter(torch.empty(NUM_LEVELS, dim))
-        self.layers = nn.ModuleList(EncoderLayer(dim, heads, points, ffn_dim) for _ in range(layers))
+        self.layers = nn.ModuleList(EncoderLayer(dim, heads, points, ffn_dim, recompute) for _ in range(layers))
         self.lateral = nn.Sequential(nn.Conv2d(by_stride[4][1], dim, 1, bias=False), nn.GroupNorm(norm_groups, dim))
         self.output = nn.Sequential(
             nn.Conv2d(dim, dim, 3, padding=1, bias=False), nn.GroupNorm(norm_groups, dim), nn.ReLU(inplace=True)
@@ -121,9 +128,16 @@ class PixelDecoder(nn.Module):
             level.mT.unflatten(2, shape)
             for level, shape in zip(pixels.split([h * w for h, w in shapes], dim=1), shapes, strict=True)
         ]
-        lateral = self.lateral(features[self.fine_level])
-        upsampled = F.interpolate(memories[-1], size=lateral.shape[-2:], mode="bilinear", align_corners=False)
-        return self.mask_features(self.output(lateral + upsampled)), memories
+        fine = features[self.fine_level], memories[-1]
+        if not (self.recompute and self.training and torch.is_grad_enabled()):
+            return self._fuse(*fine), memories
+        return recomputed(self._fuse, *fine, owner=self), memories
+
+    def _fuse(self, fine: Tensor, coarse: Tensor) -> Tensor:
+        """The backbone's (B, C, H/4, W/4) and the finest memory (B, d, H/8, W/8) -> mask features (B, d, H/4, W/4)."""
+        lateral = self.lateral(fine)
+        upsampled = F.interpolate(coarse, size=lateral.shape[-2:], mode="bilinear", align_corners=False)
+        return self.mask_features(self.output(lateral + upsampled))
 
 
 def cell_centres(height: int, width: int, like: Tensor) -> Tensor:
