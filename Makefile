@@ -11,6 +11,9 @@ RUN := "$(VENV)/bin/python"
 # The same, with the GPUs that CUDA_VISIBLE_DEVICES names, all if it names none.
 RUN_ON_GPU := $(if $(CUDA_VISIBLE_DEVICES),,env -u CUDA_VISIBLE_DEVICES )$(RUN)
 NVCC ?= $(if $(CUDA_HOME),$(CUDA_HOME)/bin/)nvcc
+# As many processes as cores, each with up to a gigabyte of PyTorch in memory, so there is a limit. Worksteal gives each
+# of them whole rows of files, so that what the tests of a file share is rarely made twice.
+PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 DEMO := $(RUN) projects/MTACLIP/tools/run_demo.py
 
 .DEFAULT_GOAL := help
@@ -32,7 +35,7 @@ demo-baseline: env ## the same with the Mask2Former baseline
 	$(DEMO) --config-file configs/miniature/mask2former_tiny.yaml
 
 test: lint ## lint, and the tests that take seconds each
-	$(RUN) -m pytest -q -m "not slow"
+	$(RUN) -m pytest -q -m "not slow" $(PARALLEL)
 
 test-oracles: env ## compare with the stored results of independent implementations
 	$(RUN) -m pytest -q tests/oracles

@@ -9,6 +9,9 @@ import pytest
 
 # Some virtual machines announce AMX and then refuse its instructions, which kills bf16 products on the CPU.
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
+# The processes of pytest-xdist share the cores by themselves. PyTorch reads the variable when it is imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import mtaclip  # noqa: E402, F401
 

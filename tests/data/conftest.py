@@ -1,4 +1,6 @@
-"""A small dataset of the user's own, and a configuration that reads it."""
+"""A small dataset of the user's own, a configuration that reads it, and a reader of batches."""
+
+import traceback
 
 import numpy as np
 import pytest
@@ -30,6 +32,22 @@ def register_rooms(tmp_path):
     yield register
     DatasetCatalog.remove(NAME)
     MetadataCatalog.remove(NAME)
+
+
+@pytest.fixture
+def read_batches():
+    """A function of a loader and a number: the first so many batches, after which the workers have ended."""
+
+    def read(loader, count):
+        batches = iter(loader)
+        try:
+            return [next(batches) for _ in range(count)]
+        except Exception as error:
+            # The frames would keep the workers until some garbage collection, which waits five seconds for each.
+            traceback.clear_frames(error.__traceback__)
+            raise
+
+    return read
 
 
 @pytest.fixture

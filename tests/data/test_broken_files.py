@@ -29,13 +29,14 @@ def cut_off(path):
     Path(path).write_bytes(Path(path).read_bytes()[:-40])
 
 
-def samples(loader, batches=BATCHES):
-    iterator = iter(loader)
-    return [sample for _ in range(batches) for sample in next(iterator)]
+@pytest.fixture
+def samples(read_batches):
+    """A function of a loader and a number of batches: their samples."""
+    return lambda loader, batches=BATCHES: sum(read_batches(loader, batches), [])
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_by_default_the_first_broken_file_ends_the_run(rooms, cfg, workers):
+def test_by_default_the_first_broken_file_ends_the_run(rooms, cfg, workers, samples):
     cfg.DATALOADER.NUM_WORKERS = workers
     cut_off(rooms[3]["file_name"])
     with pytest.raises(ValueError, match="3.png cannot be read"):
@@ -54,7 +55,7 @@ def break_four(rooms, tmp_path):
     return {str(tmp_path / name) for name in ("0.png", "1.png", "2_labels.png", "3_labels.png")}
 
 
-def test_tolerated_files_are_replaced_logged_once_and_listed(rooms, cfg, tmp_path, caplog):
+def test_tolerated_files_are_replaced_logged_once_and_listed(rooms, cfg, tmp_path, caplog, samples):
     broken = break_four(rooms, tmp_path)
     cfg.DATALOADER.TOLERATE_BROKEN = 4
     loader = build_train_loader(cfg)
@@ -78,7 +79,7 @@ def test_tolerated_files_are_replaced_logged_once_and_listed(rooms, cfg, tmp_pat
         assert reason in listed
 
 
-def test_one_more_than_tolerated_is_an_error_that_lists_them(rooms, cfg, tmp_path):
+def test_one_more_than_tolerated_is_an_error_that_lists_them(rooms, cfg, tmp_path, samples):
     broken = break_four(rooms, tmp_path)
     cfg.DATALOADER.TOLERATE_BROKEN = 3
     with pytest.raises(ValueError, match="4 training files are broken.*DATALOADER.TOLERATE_BROKEN is 3") as error:
@@ -86,7 +87,7 @@ def test_one_more_than_tolerated_is_an_error_that_lists_them(rooms, cfg, tmp_pat
     assert all(path in str(error.value) for path in broken)
 
 
-def test_replacements_depend_on_seed_and_number_alone(rooms, cfg, tmp_path):
+def test_replacements_depend_on_seed_and_number_alone(rooms, cfg, tmp_path, samples):
     break_four(rooms, tmp_path)
     cfg.DATALOADER.TOLERATE_BROKEN = 4
     first = samples(build_train_loader(cfg, seed=5))
@@ -103,7 +104,7 @@ def test_replacements_depend_on_seed_and_number_alone(rooms, cfg, tmp_path):
     assert replaced != [sample["file_name"] for sample in first]
 
 
-def test_intact_samples_are_the_same_with_and_without_tolerance(rooms, cfg):
+def test_intact_samples_are_the_same_with_and_without_tolerance(rooms, cfg, samples):
     strict = samples(build_train_loader(cfg))
     cut_off(rooms[3]["file_name"])
     cfg.DATALOADER.TOLERATE_BROKEN = 1
@@ -113,7 +114,7 @@ def test_intact_samples_are_the_same_with_and_without_tolerance(rooms, cfg):
             assert torch.equal(sample["image"], twin["image"])
 
 
-def test_a_dataset_without_an_intact_file_ends_in_the_error_of_one(rooms, cfg):
+def test_a_dataset_without_an_intact_file_ends_in_the_error_of_one(rooms, cfg, samples):
     for record in rooms:
         cut_off(record["file_name"])
     cfg.DATALOADER.TOLERATE_BROKEN = 100
@@ -121,7 +122,7 @@ def test_a_dataset_without_an_intact_file_ends_in_the_error_of_one(rooms, cfg):
         samples(build_train_loader(cfg), 1)
 
 
-def test_errors_that_are_not_of_a_file_are_never_tolerated(rooms, cfg):
+def test_errors_that_are_not_of_a_file_are_never_tolerated(rooms, cfg, samples):
     cfg.DATALOADER.TOLERATE_BROKEN = 100
     for record in rooms:
         record["label_format"] = "coco"

@@ -19,12 +19,13 @@ def rooms(register_rooms):
     return register_rooms(3, (0, 1, 255))
 
 
-def first_batches(cfg, seed, count=4, start=0):
-    batches = iter(build_train_loader(cfg, seed=seed, start=start))
-    return [next(batches) for _ in range(count)]
+@pytest.fixture
+def first_batches(read_batches):
+    """A function of a config and a seed: the first batches, from `start` on."""
+    return lambda cfg, seed, count=4, start=0: read_batches(build_train_loader(cfg, seed=seed, start=start), count)
 
 
-def test_training_batches_from_two_workers(rooms, cfg):
+def test_training_batches_from_two_workers(rooms, cfg, first_batches):
     for batch in first_batches(cfg, 0):
         assert len(batch) == 2
         for sample in batch:
@@ -40,7 +41,7 @@ def assert_same_samples(first, second):
         assert torch.equal(sample["sem_seg"], twin["sem_seg"])
 
 
-def test_a_seed_reproduces_the_batches_whatever_the_number_of_workers(rooms, cfg):
+def test_a_seed_reproduces_the_batches_whatever_the_number_of_workers(rooms, cfg, first_batches):
     first, other = first_batches(cfg, 5), first_batches(cfg, 6)
     for workers in (2, 1, 0):
         cfg.DATALOADER.NUM_WORKERS = workers
@@ -49,7 +50,7 @@ def test_a_seed_reproduces_the_batches_whatever_the_number_of_workers(rooms, cfg
     assert any(not torch.equal(sample["image"], twin["image"]) for sample, twin in pairs)
 
 
-def test_workers_draw_different_augmentations(rooms, cfg):
+def test_workers_draw_different_augmentations(rooms, cfg, first_batches):
     # One image only: batches come from the workers in turn, and what differs can only be the augmentation.
     del rooms[1:]
     cfg.SOLVER.IMS_PER_BATCH = 1
@@ -65,7 +66,7 @@ def test_test_loader_gives_every_image_once_in_order(rooms, cfg):
     assert "sem_seg" not in batches[0][0]
 
 
-def test_an_error_in_a_worker_names_the_file(rooms, cfg):
+def test_an_error_in_a_worker_names_the_file(rooms, cfg, first_batches):
     Image.fromarray(np.full((24, 32), 7, np.uint8)).save(rooms[0]["sem_seg_file_name"])
     del rooms[1:]
     with pytest.raises(ValueError, match=r"0_labels.png holds the value\(s\) 7"):
@@ -109,11 +110,11 @@ def test_detectron2s_default_ignore_value_fits():
     check_dataset("ade20k_150_sem_seg_val", 150, 255)
 
 
-def test_a_loader_that_starts_later_goes_on_with_the_same_samples(rooms, cfg):
+def test_a_loader_that_starts_later_goes_on_with_the_same_samples(rooms, cfg, first_batches):
     assert_same_samples(first_batches(cfg, 5, 4)[2:], first_batches(cfg, 5, 2, start=2))
 
 
-def test_a_divided_batch_holds_the_same_samples(rooms, cfg):
+def test_a_divided_batch_holds_the_same_samples(rooms, cfg, first_batches):
     whole = first_batches(cfg, 5)
     cfg.SOLVER.ACCUMULATE = 2
     assert_same_samples(whole, first_batches(cfg, 5, 8))

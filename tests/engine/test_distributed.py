@@ -1,11 +1,5 @@
-"""Training in two real processes: gradients are averaged, every parameter takes part.
+"""Training in two real processes: gradients are averaged, every parameter takes part."""
 
-Run as a script, this file starts the processes: `test_distributed.py FOLDER`.
-"""
-
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import mtaclip  # noqa: F401
@@ -41,17 +35,9 @@ def worker(folder: Path) -> None:
     torch.save({name: p.detach() for name, p in trainer.model.module.named_parameters()}, folder / f"{rank}.pth")
 
 
-def test_two_processes_keep_the_same_weights(tmp_path, miniature_root):
-    environment = {**os.environ, "DETECTRON2_DATASETS": str(miniature_root), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, __file__, str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+def test_two_processes_keep_the_same_weights(tmp_path, miniature):
+    launch(worker, Processes("cpu", world_size=WORLD_SIZE, local_size=WORLD_SIZE, url="auto", threads=1), tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pth", weights_only=True) for rank in range(WORLD_SIZE))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert (tmp_path / "out" / "scores_cityscapes_sem_seg_val.json").is_file()
     assert (tmp_path / "out" / "model_final.pth").is_file()
-
-
-if __name__ == "__main__":
-    processes = Processes("cpu", world_size=WORLD_SIZE, local_size=WORLD_SIZE, url="auto", threads=1)
-    launch(worker, processes, Path(sys.argv[1]))

@@ -1,11 +1,5 @@
-"""One batch gives the same gradients however processes and parts share it.
+"""One batch gives the same gradients however processes and parts share it."""
 
-Run as a script, this file is one of the processes: `test_equal_gradients.py RANK WORLD_SIZE PARTS FOLDER`.
-"""
-
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import mtaclip  # noqa: F401
@@ -31,6 +25,7 @@ OPTIONS = [
     "MODEL.CLIP.NORM", "FrozenBN",
 ]  # fmt: skip
 CLASSES = [(0, 7, 255), (3,), tuple(range(12)), (255,)]  # per image; their numbers of masks differ
+DIVISIONS = {1: [1, 4], 2: [1, 2], 4: [1]}  # parts of every process's share, by the number of processes
 
 
 class SamePoints:
@@ -54,9 +49,14 @@ def samples():
     return result
 
 
-def worker(parts: int, folder: Path) -> None:
+def worker(divisions: list[int], folder: Path) -> None:
+    """A training step for each number of parts that this process's share of the images may be divided into."""
+    for parts in divisions:
+        take_step(parts, folder)
+
+
+def take_step(parts: int, folder: Path) -> None:
     """One training step on this process's share of the four images; gradients and losses go into a file."""
-    torch.set_num_threads(1)
     rank, world_size = comm.get_rank(), comm.get_world_size()
     cfg = setup_cfg(ROOT / "configs" / "miniature" / "mtaclip_tiny.yaml", OPTIONS, device="cpu")
     torch.manual_seed(0)
@@ -73,26 +73,27 @@ def worker(parts: int, folder: Path) -> None:
         losses = {name: value for name, (value, _) in storage.latest().items() if name != "data_time"}
     if rank == 0:
         gradients = {n.removeprefix("module."): p.grad for n, p in model.named_parameters() if p.grad is not None}
-        torch.save({"gradients": gradients, "losses": losses}, folder / "result.pth")
-
-
-def result_of(folder: Path, world_size: int, parts: int) -> dict:
-    folder.mkdir()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, __file__, str(world_size), str(parts), str(folder)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return torch.load(folder / "result.pth", weights_only=True)
+        torch.save({"gradients": gradients, "losses": losses}, folder / f"{parts}.pth")
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    return result_of(tmp_path_factory.mktemp("whole") / "1", 1, 1)
+def result_of(tmp_path_factory):
+    """A function from the numbers of processes and parts to gradients and losses; each group starts once."""
+    folders = {}
+
+    def get(world_size: int, parts: int) -> dict:
+        if world_size not in folders:
+            folders[world_size] = tmp_path_factory.mktemp(f"processes_{world_size}")
+            processes = Processes("cpu", world_size=world_size, local_size=world_size, url="auto", threads=1)
+            launch(worker, processes, DIVISIONS[world_size], folders[world_size])
+        return torch.load(folders[world_size] / f"{parts}.pth", weights_only=True)
+
+    return get
 
 
 @pytest.mark.parametrize(("world_size", "parts"), [(2, 1), (4, 1), (1, 4), (2, 2)])
-def test_gradients_and_losses_do_not_depend_on_the_division(whole, tmp_path, world_size, parts):
-    divided = result_of(tmp_path / "divided", world_size, parts)
+def test_gradients_and_losses_do_not_depend_on_the_division(result_of, world_size, parts):
+    whole, divided = result_of(1, 1), result_of(world_size, parts)
     assert set(divided["losses"]) == set(whole["losses"])
     for name, value in whole["losses"].items():
         assert divided["losses"][name] == pytest.approx(value, rel=1e-5), name
@@ -100,8 +101,3 @@ def test_gradients_and_losses_do_not_depend_on_the_division(whole, tmp_path, wor
     for name, expected in whole["gradients"].items():
         scale = expected.abs().max().clamp(min=1e-12)
         torch.testing.assert_close(divided["gradients"][name] / scale, expected / scale, rtol=0, atol=1e-5, msg=name)
-
-
-if __name__ == "__main__":
-    size = int(sys.argv[1])
-    launch(worker, Processes("cpu", world_size=size, local_size=size, url="auto"), int(sys.argv[2]), Path(sys.argv[3]))

@@ -145,10 +145,11 @@ def test_slurm(tmp_path):
         ("vanish", ["Process 1 of 2 was ended by SIGKILL"], 0),
     ],
 )
-def test_one_process_takes_the_others_along(tmp_path, function, words, tracebacks):
+def test_one_process_takes_the_others_along(tmp_path, capfd, function, words, tracebacks):
     """The reason is given once, that of the first to fail and not what the others made of its absence."""
-    status, errors = end(script(function, tmp_path, *CPU, "--num-processes", 2))
-    assert status == 1
+    with pytest.raises(RunError) as error:
+        launch(globals()[function], found(*CPU, "--num-processes", 2), tmp_path)
+    errors = f"{capfd.readouterr().err}\n{error.value}"
     assert all(errors.count(word) == 1 for word in words), errors
     assert errors.count("Traceback") == tracebacks, errors
     assert words[-1] in errors.strip().splitlines()[-1]

@@ -1,11 +1,5 @@
-"""Batch normalisation over two real processes against one process with all images.
+"""Batch normalisation over two real processes against one process with all images."""
 
-Run as a script, this file starts the processes: `test_sync_batch_norm.py FOLDER`.
-"""
-
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import mtaclip  # noqa: F401
@@ -20,7 +14,6 @@ from mtaclip.modeling.clip import build_clip
 from mtaclip.modeling.clip_backbone import CLIPResNet, convert_norm
 from mtaclip.modeling.sync_batch_norm import SyncBatchNorm
 
-ROOT = Path(__file__).resolve().parents[2]
 # Images of the two processes: their numbers differ, which an average of the processes' means would not notice.
 SHARES = (slice(0, 3), slice(3, 5))
 
@@ -55,10 +48,7 @@ def worker(folder: Path) -> None:
 
 def test_two_processes_compute_what_one_would(tmp_path):
     """Outputs, gradients and running statistics, with the parameters under the same names."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, __file__, str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    launch(worker, Processes("cpu", world_size=2, local_size=2, url="auto", threads=1), tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pth", weights_only=True) for rank in range(2))
     for name, expected in observe(slice(0, 5)).items():
         if name.startswith("gradient."):
@@ -72,7 +62,3 @@ def test_two_processes_compute_what_one_would(tmp_path):
     # The values 0 and 1 have mean 1/2 and variance 1/4, so they become -1 and 1.
     assert first["bf16"].dtype == torch.bfloat16
     assert first["bf16"].flatten().tolist() == [-1, -1] and second["bf16"].flatten().tolist() == [1, 1]
-
-
-if __name__ == "__main__":
-    launch(worker, Processes("cpu", world_size=2, local_size=2, url="auto", threads=1), Path(sys.argv[1]))

@@ -11,7 +11,11 @@ from mtaclip.ops import library
 
 HEAD = Path(__file__).with_name("test_head.py")
 compiled = pytest.param(
-    "compiled", marks=pytest.mark.skipif(bool(library.CPU.problem), reason=library.CPU.problem or "built")
+    "compiled",
+    marks=[
+        pytest.mark.skipif(bool(library.CPU.problem), reason=library.CPU.problem or "built"),
+        pytest.mark.slow,  # it is also what test_head.py itself runs with
+    ],
 )
 
 

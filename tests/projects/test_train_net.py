@@ -1,9 +1,11 @@
-"""train_net.py as users type it, in processes of its own, on a drawn miniature."""
+"""train_net.py as users type it, on a drawn miniature; in processes of its own wherever it sets something up."""
 
 import json
 
 import pytest
 import torch
+
+from projects.MTACLIP.train_net import main
 
 TINY = "configs/miniature/mtaclip_tiny.yaml"
 SMALL = [
@@ -22,8 +24,8 @@ SMALL = [
 
 @pytest.fixture
 def train(run_script, miniature_root):
-    def run(*arguments, config=TINY, gpus=0, through=(), **environment):
-        command = [*through, "train_net.py", "--config-file", config, "--num-gpus", gpus, *arguments]
+    def run(*arguments, config=TINY, through=(), **environment):
+        command = [*through, "train_net.py", "--config-file", config, "--num-gpus", 0, *arguments]
         return run_script(*command, root=miniature_root, **environment)
 
     return run
@@ -97,7 +99,6 @@ def test_baseline_and_bf16(train, tmp_path):
     [
         (["OUTPUT_DIR", "{tmp}"], {"DETECTRON2_DATASETS": "/nowhere"}, ["/nowhere", "DETECTRON2_DATASETS"]),
         (["--eval-only", "MODEL.WEIGHTS", "no.pth", "OUTPUT_DIR", "{tmp}"], {}, ["MODEL.WEIGHTS", "no.pth"]),
-        (["DATASETS.TEST", "('cityscape',)"], {}, ["DATASETS.TEST", "cityscape"]),
     ],
 )
 def test_what_a_user_got_wrong_is_the_last_line(train, run_script, tmp_path, arguments, environment, words):
@@ -124,11 +125,20 @@ def test_a_mistake_that_every_process_finds_is_told_once(run_script, tmp_path):
     assert "--num-processes 2" in done.stderr.strip().splitlines()[-1]
 
 
-def test_more_gpus_than_there_are(train):
-    done = train(gpus=64)
-    assert done.returncode == 2
-    last = done.stderr.strip().splitlines()[-1]
-    assert "--num-gpus 64" in last and "--num-gpus 0" in last
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--num-gpus", "64"], ["--num-gpus 64", "--num-gpus 0"]),
+        (["--num-gpus", "0", "DATASETS.TEST", "('cityscape',)"], ["DATASETS.TEST", "cityscape"]),
+    ],
+)
+def test_what_is_wrong_is_found_before_anything_starts(config_path, monkeypatch, capsys, arguments, words):
+    monkeypatch.setattr("sys.argv", ["train_net.py"])
+    with pytest.raises(SystemExit) as ended:
+        main(["--config-file", str(config_path("miniature/mtaclip_tiny.yaml")), *arguments])
+    assert ended.value.code == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("train_net.py: error: ") and all(word in last for word in words)
 
 
 REAL = [
