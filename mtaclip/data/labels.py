@@ -82,7 +82,7 @@ class ImageFile:
             ValueError: the file is damaged.
         """
         if self._pixels is None:
-            pixels = _decode_png(self._content, None if rows == self.height else rows)
+            pixels = _decode_png(self._content, rows)
             if pixels is not None:
                 return pixels
             with _open(self._content, self._path, "image") as file:
