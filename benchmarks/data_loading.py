@@ -41,7 +41,7 @@ from PIL import Image
 
 from mtaclip import add_mtaclip_config
 from mtaclip.data.augmentation import PhotometricDistortion, RandomScaleCrop
-from mtaclip.data.labels import read_image, read_label_map
+from mtaclip.data.labels import ImageFile, read_label_map
 from mtaclip.data.mapper import SemanticMapper, to_tensors
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -188,9 +188,10 @@ def breakdown(augmentations: list[T.Augmentation], records: list[dict], repeats:
     for number in range(repeats):
         np.random.seed(number)
         record = records[number % len(records)]
-        image = timed("decode image", read_image, record["file_name"])
+        file = timed("open image", ImageFile, record["file_name"])
         labels = timed("decode labels", read_label_map, record["sem_seg_file_name"], record["label_format"])
         transform = timed("draw window", crop.get_transform, labels)
+        image = timed("decode image", file.top, transform.corner[0])
         image = timed("crop and resize image", transform.apply_image, image)
         labels = timed("crop and resize labels", transform.apply_segmentation, labels)
         image = timed("colours", colours.get_transform(image).apply_image, image)

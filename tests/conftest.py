@@ -1,6 +1,7 @@
 """Imported before every test module: the package repairs Detectron2 before anything imports it."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -53,3 +54,11 @@ def run_script():
         return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=900)
 
     return run
+
+
+@pytest.fixture
+def free_url() -> str:
+    """An address on this machine that nobody uses."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"tcp://127.0.0.1:{free.getsockname()[1]}"

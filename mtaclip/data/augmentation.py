@@ -95,8 +95,8 @@ class ScaleCropTransform(T.Transform):
         )
 
     def apply_image(self, img: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Resize and crop an image (H, W, 3)."""
-        if img.shape[:2] != (self.resize.height, self.resize.width):
+        """Resize and crop an image (H, W, 3), or what there is of one: (corner's height or more, W, 3)."""
+        if img.shape[1] != self.resize.width or not self.corner[0] <= img.shape[0] <= self.resize.height:
             raise ValueError(
                 f"this crop is for images of {self.resize.height} x {self.resize.width}, not {img.shape[:2]}."
             )
@@ -113,7 +113,7 @@ class ScaleCropTransform(T.Transform):
         """Resize and crop a label map (H, W) without mixing labels."""
         rows = nearest_indices(self.resize.height, self.resize.new_height)[self.top : self.top + self.new_height]
         columns = nearest_indices(self.resize.width, self.resize.new_width)[self.left : self.left + self.new_width]
-        return segmentation[rows][:, columns]
+        return segmentation.take(rows, axis=0).take(columns, axis=1)  # faster than indexing with arrays
 
     def apply_coords(self, coords: NDArray[np.float64]) -> NDArray[np.float64]:
         """Scale and move points (N, 2), given as (x, y)."""

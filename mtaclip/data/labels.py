@@ -6,6 +6,7 @@ Shapes: `H, W` the size of a file, `C` classes. Train ids are 0 .. C-1, and 255 
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
+from zlib import crc32
 
 import cv2
 import numpy as np
@@ -28,6 +29,7 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _RGB = 0, 2  # colour types of PNGs
 # What may turn a PNG (EXIF and XMP, in all their disguises) or make several images of it.
 _SPECIAL_CHUNKS = frozenset((b"eXIf", b"acTL"))
+_TEXT_CHUNKS = frozenset((b"tEXt", b"zTXt", b"iTXt"))
 _TURNING_TEXTS = (b"Raw profile type", b"XML:com.adobe.xmp")
 
 
@@ -43,11 +45,60 @@ class MissingFileError(FileNotFoundError):
     path: str
 
 
-def read_image(path: str | Path) -> NDArray[np.uint8]:
-    """Read an image as RGB.
+class ImageFile:
+    """An image as RGB, decoded no further down than it is needed; its `height` and `width` are known at once.
 
     This is the one place where the order of the channels is decided. The orientation stored in EXIF is applied; grey,
     palette and CMYK images are converted, an alpha channel is dropped.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Open any file that Pillow reads.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file is not an image, is damaged, or has more than 8 bits per channel.
+        """
+        self._path, self._content = path, _read_bytes(path, "image")
+        self._pixels: NDArray[np.uint8] | None = None
+        with _open(self._content, path, "image") as file:
+            if file.mode.startswith(("I", "F")):
+                raise unusable(
+                    path,
+                    f"image {path} has more than 8 bits per channel (mode {file.mode}): convert it to 8 bits first.",
+                )
+            if _is_plain_png(self._content, _RGB):
+                self.width, self.height = file.size
+            else:
+                self._pixels = self._decode_by_pillow(file)
+                self.height, self.width = self._pixels.shape[:2]
+
+    def top(self, rows: int) -> NDArray[np.uint8]:
+        """Return the first rows, uint8 (rows, width, 3), channels red, green, blue.
+
+        Of a plain RGB PNG only these are decoded, though the checksums of all its chunks have been compared.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        if self._pixels is None:
+            pixels = _decode_png(self._content, rows)
+            if pixels is not None:
+                return pixels
+            with _open(self._content, self._path, "image") as file:
+                self._pixels = self._decode_by_pillow(file)
+        return self._pixels[:rows]
+
+    def _decode_by_pillow(self, file: Image.Image) -> NDArray[np.uint8]:
+        try:
+            oriented = ImageOps.exif_transpose(file)
+            return np.array((oriented if oriented.mode == "RGB" else oriented.convert("RGB")), dtype=np.uint8)
+        except _UNREADABLE as error:
+            raise _unreadable("image", self._path, error) from error
+
+
+def read_image(path: str | Path) -> NDArray[np.uint8]:
+    """Read a whole image as RGB, as `ImageFile` does.
 
     Args:
         path: any file that Pillow reads.
@@ -59,21 +110,8 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
         FileNotFoundError: there is no such file.
         ValueError: the file is not an image, is damaged, or has more than 8 bits per channel.
     """
-    content = _read_bytes(path, "image")
-    with _open(content, path, "image") as file:
-        if file.mode.startswith(("I", "F")):
-            raise unusable(
-                path,
-                f"image {path} has more than 8 bits per channel (mode {file.mode}): convert it to 8 bits first.",
-            )
-        pixels = _decode_plain_png(content, _RGB)
-        if pixels is not None:
-            return pixels
-        try:
-            oriented = ImageOps.exif_transpose(file)
-            return np.array((oriented if oriented.mode == "RGB" else oriented.convert("RGB")), dtype=np.uint8)
-        except _UNREADABLE as error:
-            raise _unreadable("image", path, error) from error
+    file = ImageFile(path)
+    return file.top(file.height)
 
 
 def read_label_map(
@@ -106,7 +144,7 @@ def read_label_map(
                 f"label map {path} must hold one 8-bit class id per pixel (a grey or palette image), "
                 f"but its mode is {file.mode}: is it a colour picture of the labels, or an instance map?",
             )
-        raw = _decode_plain_png(content, _GREY)
+        raw = _decode_png(content) if _is_plain_png(content, _GREY) else None
         if raw is None:
             try:
                 raw = np.asarray(file, dtype=np.uint8)
@@ -191,25 +229,38 @@ def _open(content: bytes, path: str | Path, what: str) -> Image.Image:
         raise _unreadable(what, path, error) from error
 
 
-def _decode_plain_png(content: bytes, colour_type: int) -> NDArray[np.uint8] | None:
-    """Decode a PNG faster than Pillow, to the same pixels: uint8 (H, W, 3) of type `_RGB`, (H, W) of `_GREY`.
+def _is_plain_png(content: bytes, colour_type: int) -> bool:
+    """Whether `_decode_png` decodes this file to what Pillow makes of it: 8 bits of type `_RGB` or `_GREY`.
 
-    Returns:
-        None for other formats, other kinds of PNG, those that may have to be turned, and damaged ones, so that Pillow
-        decodes them or says what is wrong.
+    False for other formats, other kinds of PNG, those that may have to be turned, and those whose checksums are wrong.
     """
     kind = bytes([8, colour_type, 0, 0, 0])  # bits per channel, colour type, compression, filters, not interlaced
     if not content.startswith(_PNG_SIGNATURE) or content[24:29] != kind:
-        return None
-    if any(text in content for text in _TURNING_TEXTS):
-        return None
+        return False
     stream = BytesIO(content)
     stream.seek(len(_PNG_SIGNATURE))
     try:
         # pyspng ignores the checksums: without this, a flipped bit would be an image of other pixels.
         chunks = ChunkStream(stream).verify()
-        return None if _SPECIAL_CHUNKS.intersection(chunks) else pyspng.load(content)
-    except (*_UNREADABLE, RuntimeError):
+    except _UNREADABLE:
+        return False
+    if _TEXT_CHUNKS.intersection(chunks) and any(text in content for text in _TURNING_TEXTS):
+        return False
+    return not _SPECIAL_CHUNKS.intersection(chunks)
+
+
+def _decode_png(content: bytes, rows: int | None = None) -> NDArray[np.uint8] | None:
+    """Decode a plain PNG faster than Pillow: uint8 (H, W, 3) of RGB, (H, W) of grey; `rows` takes the first rows only.
+
+    Returns:
+        None for a damaged file, so that Pillow decodes it or says what is wrong.
+    """
+    if rows is not None:  # a header that says so ends decoding there; what follows in the stream is never inflated
+        header = content[12:20] + rows.to_bytes(4, "big") + content[24:29]  # name, width, height, kind
+        content = content[:12] + header + crc32(header).to_bytes(4, "big") + content[33:]
+    try:
+        return pyspng.load(content)
+    except (ValueError, RuntimeError):
         return None
 
 

@@ -14,11 +14,42 @@ from mtaclip.data.augmentation import (
     RandomHorizontalFlip,
     RandomScaleCrop,
     ResizeWithin,
+    ScaleCropTransform,
 )
-from mtaclip.data.labels import read_image, read_label_map, unusable
+from mtaclip.data.labels import ImageFile, read_label_map, unusable
 
 _PASSED_ON = ("file_name", "image_id", "sem_seg_file_name", "label_format")
 _DEFAULT_FORMAT = "train_ids"  # of records that name no format, as Detectron2's own datasets do
+
+
+class FileInput(T.AugInput):
+    """What augmentations work on: an image that is decoded when one of them needs it, and labels.
+
+    If the first transform is a crop, no more than the rows down to its lower edge are decoded.
+    """
+
+    def __init__(self, file: ImageFile, sem_seg: NDArray[np.uint8] | None) -> None:
+        """Join an image and its labels (H, W), if there are any."""
+        self._file = file
+        self._image: NDArray[np.uint8] | None = None
+        self.boxes, self.sem_seg = None, sem_seg
+
+    @property
+    def image(self) -> NDArray[np.uint8]:
+        """The image (H, W, 3) as it is so far."""
+        if self._image is None:
+            self._image = self._file.top(self._file.height)
+        return self._image
+
+    @image.setter
+    def image(self, image: NDArray[np.uint8]) -> None:
+        self._image = image
+
+    def transform(self, tfm: T.Transform) -> None:
+        """Apply a transform to image and labels, in place."""
+        if self._image is None and isinstance(tfm, ScaleCropTransform):
+            self._image = self._file.top(tfm.corner[0])
+        super().transform(tfm)
 
 
 class SemanticMapper:
@@ -72,10 +103,10 @@ class SemanticMapper:
             FileNotFoundError: a file does not exist.
             ValueError: a file cannot be used, image and labels differ in size, or a training record has no labels.
         """
-        image = read_image(record["file_name"])
+        file = ImageFile(record["file_name"])
         sample = {key: record[key] for key in _PASSED_ON if key in record}
-        sample["height"], sample["width"] = image.shape[:2]
-        inputs = T.AugInput(image, sem_seg=self._read_labels(record, image.shape[:2]) if self.is_train else None)
+        sample["height"], sample["width"] = file.height, file.width
+        inputs = FileInput(file, self._read_labels(record, (file.height, file.width)) if self.is_train else None)
         self.augmentations(inputs)
         return sample | to_tensors(inputs.image, inputs.sem_seg)
 

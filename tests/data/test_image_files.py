@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from mtaclip.data.labels import read_image, read_label_map
+from mtaclip.data.labels import ImageFile, read_image, read_label_map
 
 HEIGHT, WIDTH = 37, 53
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -80,6 +80,39 @@ def test_every_filter_is_undone(pixels, parts, channels, size, tmp_path):
     found = READERS[channels](tmp_path / "a.png")
     assert found.dtype == np.uint8 and found.flags.writeable
     assert np.array_equal(found.reshape(part.shape), part)
+
+
+@pytest.mark.parametrize("level", [6, 0], ids=["compressed", "stored"])
+@pytest.mark.parametrize("parts", [1, 7])
+def test_the_first_rows_are_those_of_the_whole(pixels, parts, level, tmp_path):
+    (tmp_path / "a.png").write_bytes(write(pixels, parts, level))
+    file = ImageFile(tmp_path / "a.png")
+    assert (file.height, file.width) == (HEIGHT, WIDTH)
+    for rows in range(1, HEIGHT + 1):
+        assert np.array_equal(file.top(rows), pixels[:rows])
+
+
+def test_rows_that_are_not_needed_are_not_decoded(pixels, tmp_path):
+    """The stream lacks the last rows under right checksums: a sign of what is read, and an error when it matters."""
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels[:20])
+    data = SIGNATURE + header(HEIGHT, WIDTH, 3) + chunk(b"IDAT", zlib.compress(rows)[:-10]) + chunk(b"IEND", b"")
+    (tmp_path / "short.png").write_bytes(data)
+    file = ImageFile(tmp_path / "short.png")
+    assert np.array_equal(file.top(15), pixels[:15])
+    with pytest.raises(ValueError, match=r"short\.png cannot be read"):
+        file.top(30)
+
+
+def test_first_rows_of_what_is_decoded_whole(pixels, tmp_path):
+    """Of another format, and of an image that is turned: rows of the image as it is shown."""
+    Image.fromarray(pixels).save(tmp_path / "a.tiff")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    for name, shown in (("a.tiff", pixels), ("turned.png", np.rot90(pixels, -1))):
+        file = ImageFile(tmp_path / name)
+        assert (file.height, file.width) == shown.shape[:2]
+        assert np.array_equal(file.top(5), shown[:5])
 
 
 @pytest.mark.parametrize(

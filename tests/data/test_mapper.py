@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import get_cfg
+from detectron2.data import transforms as T
 from PIL import Image
 
 from mtaclip import add_mtaclip_config
-from mtaclip.data.mapper import SemanticMapper
+from mtaclip.data.labels import read_image, read_label_map
+from mtaclip.data.mapper import SemanticMapper, to_tensors
 
 
 @pytest.fixture
@@ -79,6 +81,27 @@ def test_training_sample_augmented_together(cfg, record):
         assert ((labels == 0) & blue).sum() <= 16
         flipped += int(labels[0, 0] == 2 and labels[0, -1] == 0)
     assert flipped > 5
+
+
+@pytest.mark.parametrize("crop", [True, False])
+@pytest.mark.parametrize("image_format", ["PNG", "TIFF"])
+def test_training_samples_are_those_of_a_whole_image(cfg, record, image_format, crop):
+    """However little of the file a window needs, its pixels are what the augmentations make of all of it."""
+    cfg.INPUT.SCALE_RANGE = (0.5, 2.0)
+    cfg.INPUT.CROP.ENABLED = crop
+    cfg.INPUT.RANDOM_FLIP = "horizontal"
+    cfg.INPUT.COLOR_AUG = True
+    noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(record["file_name"], format=image_format)
+    mapper = SemanticMapper(cfg, True)
+    for seed in range(40):
+        np.random.seed(seed)
+        whole = T.AugInput(read_image(record["file_name"]), sem_seg=read_label_map(record["sem_seg_file_name"]))
+        mapper.augmentations(whole)
+        np.random.seed(seed)
+        sample = mapper(record)
+        for key, tensor in to_tensors(whole.image, whole.sem_seg).items():
+            assert torch.equal(sample[key], tensor)
 
 
 def test_colours_change_only_on_demand(cfg, record):

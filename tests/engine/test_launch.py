@@ -6,7 +6,6 @@ Run as a script, this file starts processes as train_net.py does: `test_launch.p
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -288,14 +287,6 @@ def test_more_processes_than_gpus(variables):
 def test_unknown_device(device):
     with pytest.raises(ValueError, match=rf"MODEL\.DEVICE.*{device}"):
         found(device=device)
-
-
-@pytest.fixture
-def free_url() -> str:
-    """An address on this machine that nobody uses."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"tcp://127.0.0.1:{free.getsockname()[1]}"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
 """train_net.py as users type it, on a drawn miniature; in processes of its own wherever it sets something up."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -34,6 +37,22 @@ def train(run_script, miniature_root):
 def metrics(folder) -> dict[int, dict]:
     lines = (folder / "metrics.json").read_text().splitlines()
     return {record["iteration"]: record for record in map(json.loads, lines)}
+
+
+class Outcome(NamedTuple):
+    """What a run of two iterations leaves in its folder."""
+
+    losses: dict[str, float]
+    scores: dict[str, Any]
+    weights: dict[str, torch.Tensor]
+
+    @classmethod
+    def read(cls, folder: Path) -> "Outcome":
+        return cls(
+            {key: value for key, value in metrics(folder)[1].items() if "loss" in key},
+            json.loads((folder / "scores_cityscapes_sem_seg_val.json").read_text()),
+            torch.load(folder / "model_final.pth", weights_only=True)["model"],
+        )
 
 
 def test_train_evaluate_resume(train, tmp_path):
@@ -72,17 +91,29 @@ def test_same_seed_same_weights(train, tmp_path):
     assert all(torch.equal(a[key], b[key]) for key in a)
 
 
-def test_two_processes_train_the_same_whoever_starts_them(train, tmp_path):
-    """What torchrun's processes and our own arrive at differs in nothing."""
+def test_two_processes_train_the_same_whoever_starts_them(train, free_url, tmp_path):
+    """What torchrun's processes, our own and those of two machines, here one host, arrive at differs in nothing."""
     options = [*SMALL, "SOLVER.MAX_ITER", "2"]
+
+    def machine(rank):
+        where = ["--num-machines", 2, "--machine-rank", rank, "--dist-url", free_url]
+        return train(*where, *options, "OUTPUT_DIR", tmp_path / "machines")
+
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    ours = train("--num-processes", 2, *options, "OUTPUT_DIR", tmp_path / "ours")
-    assert ours.returncode == 0, ours.stderr
-    theirs = train(*options, "OUTPUT_DIR", tmp_path / "theirs", through=torchrun)
-    assert theirs.returncode == 0, theirs.stderr
-    a, b = (torch.load(tmp_path / n / "model_final.pth", weights_only=True)["model"] for n in ("ours", "theirs"))
-    assert all(torch.equal(a[key], b[key]) for key in a)
-    assert (tmp_path / "ours" / "scores_cityscapes_sem_seg_val.json").is_file()
+    with ThreadPoolExecutor() as both:
+        done = [
+            train("--num-processes", 2, *options, "OUTPUT_DIR", tmp_path / "ours"),
+            train(*options, "OUTPUT_DIR", tmp_path / "torchrun", through=torchrun),
+            *both.map(machine, range(2)),
+        ]
+    for run in done:
+        assert run.returncode == 0, run.stderr
+    ours, *others = (Outcome.read(tmp_path / name) for name in ("ours", "torchrun", "machines"))
+    assert {"total_loss", "loss_ce", "loss_mask_text"} <= set(ours.losses)
+    for other in others:
+        assert other.losses == ours.losses
+        assert other.scores == ours.scores
+        assert all(torch.equal(other.weights[key], ours.weights[key]) for key in ours.weights)
 
 
 def test_baseline_and_bf16(train, tmp_path):
