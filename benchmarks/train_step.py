@@ -2,7 +2,7 @@
 
     python benchmarks/train_step.py --output output/train_step_cpu.json
     python benchmarks/train_step.py --growth --output output/train_step_growth_cpu.json
-    python benchmarks/train_step.py --device cuda --sizes 512x1024 --batch 16 --types bfloat16 --compile both
+    python benchmarks/train_step.py --device cuda --sizes 512x1024 --batch 16 --types bfloat16 --also compiled
 
 A step is the copies to the device, normalisation, forward pass, matching, losses, backward pass, clipping and AdamW's
 update. The models train on the same random images and label maps, with random weights and the sizes of one
@@ -34,10 +34,11 @@ from typing import Any
 import torch
 from common import machine, memory_is_countable, peak_mb, write_report
 from train_step_models import (
-    COMPILED,
     MODELS,
+    VARIANTS,
     Case,
     Trained,
+    exists,
     known_configs,
     make_model,
     make_samples,
@@ -130,7 +131,7 @@ def parts_of_a_step(model: Trained, batch: Any, device: str) -> dict[str, float]
 
 def make_ready(name: str, case: Case, args: argparse.Namespace, folder: Path) -> tuple[Trained, Any, float]:
     """A model after its first steps, its batch, and the seconds that a loader's process needs to make the batch."""
-    model = make_model(name, case, args.device, args.channels_last, folder)
+    model = make_model(name, case, args.device, folder)
     samples = make_samples(case, model.classes)
     start = time.perf_counter()
     batch = model.prepare(samples)
@@ -233,7 +234,6 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
         "classes": classes,
         "classes_per_image": [len(sample["sem_seg"].unique()) for sample in samples],
         "rounds": args.rounds,
-        "channels_last": args.channels_last,
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
         "cudnn_tf32": torch.backends.cudnn.allow_tf32,
         "ONEDNN_MAX_CPU_ISA": os.environ.get("ONEDNN_MAX_CPU_ISA"),
@@ -311,9 +311,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--models", nargs="+", choices=MODELS, help="all, without --growth")
     parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
     parser.add_argument(
-        "--compile", choices=("no", "yes", "both"), default="no", help="with SOLVER.COMPILE, or both ways"
+        "--also",
+        nargs="+",
+        default=[],
+        choices=[ending.removeprefix(", ") for ending in VARIANTS],
+        help="measure every model a second time, with SOLVER.COMPILE, without SOLVER.CHANNELS_LAST, with "
+        "SOLVER.RECOMPUTE",
     )
-    parser.add_argument("--channels-last", action="store_true", help="SOLVER.CHANNELS_LAST")
     parser.add_argument("--no-memory", dest="memory", action="store_false", help="leave out the peak memory")
     parser.add_argument("--no-breakdown", dest="breakdown", action="store_false", help="leave out the parts of a step")
     parser.add_argument(
@@ -342,8 +346,8 @@ def complete(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     if problem:
         _logger.info("transformers is left out: %s.", problem)
         models = [m for m in models if m != "transformers"]
-    endings = {"no": [""], "yes": [COMPILED], "both": ["", COMPILED]}[args.compile]
-    args.names = [model + ending for ending in endings for model in models]
+    endings = ["", *(f", {variant}" for variant in args.also)]
+    args.names = [model + ending for ending in endings for model in models if exists(model + ending)]
     if args.memory and not memory_is_countable(args.device):
         parser.error("peak memory on the CPU is read from Linux's /proc; leave it out with --no-memory.")
     if args.device == "cpu" and "bfloat16" in args.types:

@@ -22,7 +22,12 @@ from mtaclip.modeling.clip import clip_config
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 MODELS = ("mtaclip", "mask2former", "transformers")
-COMPILED = " compiled"  # ends the name of a model whose parts go through torch.compile
+# What ends the name of a model that is measured with another value of a SOLVER key, and key and value.
+VARIANTS = {
+    ", compiled": ("COMPILE", True),
+    ", channels first": ("CHANNELS_LAST", False),
+    ", recompute": ("RECOMPUTE", True),
+}
 REGIONS = 12  # classes drawn into an image; some of them end up nowhere
 LARGEST_LABEL = 254  # label maps are uint8, and 255 is ignored
 # Pairs of these are the texts of vocabularies of any size; every word is one token of CLIP's.
@@ -296,18 +301,24 @@ def pinned(batch: Any) -> Any:
     return batch.pin_memory()
 
 
-def make_model(name: str, case: Case, device: str, channels_last: bool, folder: Path) -> Trained:
-    """Build one of `MODELS`, compiled if its name ends so.
+def exists(name: str) -> bool:
+    """Whether there is such a variant of a model: Hugging Face's keeps all activations."""
+    return name != "transformers, recompute"
+
+
+def make_model(name: str, case: Case, device: str, folder: Path) -> Trained:
+    """Build one of `MODELS`, or a variant of it if its name ends so.
 
     Args:
         name: of the model.
         case: what is measured.
         device: "cpu" or "cuda".
-        channels_last: SOLVER.CHANNELS_LAST.
         folder: where a vocabulary may be written.
     """
-    kind = name.removesuffix(COMPILED)
+    kind, comma, variant = name.partition(",")
     cfg = read_config(case, "mtaclip" if kind == "mtaclip" else "mask2former", device, folder)
-    cfg.defrost()
-    cfg.SOLVER.COMPILE, cfg.SOLVER.CHANNELS_LAST = name.endswith(COMPILED), channels_last
+    if comma:
+        key, value = VARIANTS[comma + variant]
+        cfg.defrost()
+        cfg.SOLVER[key] = value
     return (HuggingFace if kind == "transformers" else Ours)(cfg, getattr(torch, case.type))

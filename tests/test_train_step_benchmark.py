@@ -39,7 +39,7 @@ def run(*options: str | Path) -> str:
 def test_models_take_turns_and_the_figures_are_written(tmp_path, load, monkeypatch, caplog):
     models = ["mtaclip", "mask2former"] + (["transformers"] if importlib.util.find_spec("transformers") else [])
     file = tmp_path / "results" / "step.json"
-    run(*SMALL, "--types", "bfloat16", "--no-memory", "--channels-last", "--models", *models, "--output", file)
+    run(*SMALL, "--types", "bfloat16", "--no-memory", "--models", *models, "--output", file)
     report = json.loads(file.read_text())
     assert report["machine"]["threads"] == 1 and report["versions"]["mtaclip"]
     (row,) = report["results"]
@@ -62,6 +62,14 @@ def test_models_take_turns_and_the_figures_are_written(tmp_path, load, monkeypat
     lines = caplog.messages[0].splitlines()
     assert lines[0].startswith("| case | mtaclip, s | mask2former, s |")
     assert lines[2].startswith(f"| 64 x 64, 1 image, bfloat16 | {measured['mtaclip']['median_s']:.3f} |")
+
+
+def test_variants_are_measured_beside_the_defaults(tmp_path):
+    file = tmp_path / "variants.json"
+    also = ["--also", "channels first", "recompute"]
+    run(*SMALL, "--models", "mask2former", "--no-memory", "--no-breakdown", *also, "--output", file)
+    (row,) = json.loads(file.read_text())["results"]
+    assert list(row["implementations"]) == ["mask2former", "mask2former, channels first", "mask2former, recompute"]
 
 
 def test_growth_writes_figures_and_a_plot(tmp_path):
@@ -92,8 +100,8 @@ def test_images_are_the_same_for_all_and_hold_several_classes(load):
 def test_hugging_face_has_the_sizes_and_the_targets_of_our_baseline(load, tmp_path):
     models = load("train_step_models")
     case = models.Case("miniature/tiny", (64, 96), 2, "float32")
-    theirs = models.make_model("transformers", case, "cpu", False, tmp_path)
-    ours = models.make_model("mask2former", case, "cpu", False, tmp_path)
+    theirs = models.make_model("transformers", case, "cpu", tmp_path)
+    ours = models.make_model("mask2former", case, "cpu", tmp_path)
     decoder = theirs.model.model.transformer_module.decoder
     assert len(decoder.layers) == len(ours.model.decoder.layers) == 3
     assert len(theirs.model.model.pixel_level_module.decoder.encoder.layers) == len(ours.model.pixel_decoder.layers)
@@ -112,7 +120,7 @@ def test_hugging_face_has_the_sizes_and_the_targets_of_our_baseline(load, tmp_pa
 def test_classes_and_contexts_of_a_case_reach_the_model(load, tmp_path):
     models = load("train_step_models")
     case = models.Case("miniature/tiny", (64, 64), 1, "float32", classes=300, contexts=3)
-    trained = models.make_model("mtaclip", case, "cpu", False, tmp_path)
+    trained = models.make_model("mtaclip", case, "cpu", tmp_path)
     assert trained.classes == 300
     assert trained.model.texts().shape == (3, 301, 64)
     trained.step(trained.prepare(models.make_samples(case, 300)))

@@ -15,7 +15,8 @@ def speed_up(model: nn.Module, cfg: CfgNode) -> None:
     if cfg.SOLVER.TF32:
         torch.set_float32_matmul_precision("high")
     if cfg.SOLVER.CHANNELS_LAST:
-        model.backbone.to(memory_format=torch.channels_last)
+        for part in (model.backbone, model.pixel_decoder):
+            part.to(memory_format=torch.channels_last)
     if cfg.SOLVER.COMPILE:
         for part in (model.backbone, model.pixel_decoder, *model.decoder.layers):
             part.compile()

@@ -154,9 +154,9 @@ class Criterion(nn.Module):
         rows = torch.stack([image, layer, query, assigned[layer, image, query]])
         image, layer, query, classes = rows.to(features.device, non_blocking=True)
         logits, truth = [], []
-        # Of unbound features, every image's gradient is as large as the image and not as the batch.
-        parts = zip(embeddings[layer, image, query].split(counts), features.unbind(), classes.split(counts), strict=True)
-        for index, (own, own_features, own_classes) in enumerate(parts):
+        each = features.unbind()  # their gradients are as large as one image, those of features[index] as the batch
+        parts = zip(each, embeddings[layer, image, query].split(counts), classes.split(counts), strict=True)
+        for index, (own_features, own, own_classes) in enumerate(parts):
             masks = (own @ own_features.flatten(1)).view(-1, *own_features.shape[-2:])
             points = self.points.for_losses(masks.detach(), index)
             logits.append(sample_maps(masks[:, None], points)[:, 0])

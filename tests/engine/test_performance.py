@@ -28,11 +28,11 @@ def losses_and_gradients(config_path, *options):
 
 
 @pytest.mark.parametrize(
-    "key", ["CHANNELS_LAST", "TF32", pytest.param("COMPILE", marks=pytest.mark.slow)], ids=str.lower
+    "key", ["CHANNELS_LAST", "TF32", "RECOMPUTE", pytest.param("COMPILE", marks=pytest.mark.slow)], ids=str.lower
 )
 def test_losses_and_gradients_stay(config_path, key):
     precision = torch.get_float32_matmul_precision()
-    plain = losses_and_gradients(config_path)
+    plain = losses_and_gradients(config_path, f"SOLVER.{key}", "False")
     try:
         fast = losses_and_gradients(config_path, f"SOLVER.{key}", "True")
     finally:
