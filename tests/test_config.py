@@ -104,6 +104,7 @@ def test_every_key_is_read(miniature, tmp_path, monkeypatch):
         (["DATASETS.TRAIN", "('citiscapes',)"], ["DATASETS.TRAIN", "citiscapes", "cityscapes_sem_seg_train"]),
         (["MODEL.SEM_SEG_HEAD.NUM_CLASSES", "20"], ["NUM_CLASSES", "20", "19"]),
         (["SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", "fp16"], ["SOLVER.AMP.DTYPE", "bf16"]),
+        (["SOLVER.COMPILE", "True", "SOLVER.RECOMPUTE", "True"], ["SOLVER.COMPILE", "SOLVER.RECOMPUTE"]),
         (["SOLVER.AMP.DTYPE", "fp8"], ["SOLVER.AMP.DTYPE", "fp8"]),
         (["SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "value"], ["CLIP_TYPE", "full_model"]),
         (["SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR"], ["LR_SCHEDULER_NAME", "WarmupPolyLR"]),

@@ -30,6 +30,11 @@ def check_solver(cfg: CfgNode) -> None:
         raise ValueError(f'SOLVER.LR_SCHEDULER_NAME must be "WarmupPolyLR", got {solver.LR_SCHEDULER_NAME!r}.')
     if solver.AMP.DTYPE not in AMP_DTYPES:
         raise ValueError(f"SOLVER.AMP.DTYPE must be one of {list(AMP_DTYPES)}, got {solver.AMP.DTYPE!r}.")
+    if solver.COMPILE and solver.RECOMPUTE:
+        raise ValueError(
+            "SOLVER.COMPILE and SOLVER.RECOMPUTE exclude each other, because the compiler decides itself what it computes "
+            "again: set one of them to False."
+        )
     if solver.AMP.ENABLED and solver.AMP.DTYPE == "fp16" and cfg.MODEL.DEVICE == "cpu":
         raise ValueError('SOLVER.AMP.DTYPE "fp16" needs a GPU; on the CPU take "bf16" or SOLVER.AMP.ENABLED False.')
 
