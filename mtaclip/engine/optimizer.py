@@ -32,7 +32,7 @@ def check_solver(cfg: CfgNode) -> None:
         raise ValueError(f"SOLVER.AMP.DTYPE must be one of {list(AMP_DTYPES)}, got {solver.AMP.DTYPE!r}.")
     if solver.COMPILE and solver.RECOMPUTE:
         raise ValueError(
-            "SOLVER.COMPILE and SOLVER.RECOMPUTE exclude each other, because the compiler decides itself what it computes "
+            "SOLVER.COMPILE and SOLVER.RECOMPUTE exclude each other, because the compiler itself decides what is computed "
             "again: set one of them to False."
         )
     if solver.AMP.ENABLED and solver.AMP.DTYPE == "fp16" and cfg.MODEL.DEVICE == "cpu":
