@@ -28,8 +28,8 @@ def load(monkeypatch):
     return importlib.import_module
 
 
-def run(*options: str | Path) -> str:
-    command = [sys.executable, "-W", "ignore", str(FOLDER / "train_step.py"), *map(str, options)]
+def run(*options: str | Path, script: str = "train_step.py") -> str:
+    command = [sys.executable, "-W", "ignore", str(FOLDER / script), *map(str, options)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -152,3 +152,18 @@ def test_wrong_options_are_explained(load, capsys, options, message):
     with pytest.raises(SystemExit):
         load("train_step").make_parser().parse_args(options)
     assert message in capsys.readouterr().err
+
+
+def test_profile_counts_the_products_of_a_step(tmp_path):
+    """Twice the pixels cost about twice the operations; the times of all parts are of one step."""
+    counted = []
+    for size in ("64x64", "64x128"):
+        file = tmp_path / f"{size}.json"
+        options = ["--config", "miniature/tiny", "--size", size, "--types", "float32", "--models", "mask2former"]
+        run(*options, "--steps", "1", "--output", file, script="train_step_profile.py")
+        (row,) = json.loads(file.read_text())["results"]
+        figures = row["models"]["mask2former"]
+        counted.append(figures["gflop_of_products"])
+        assert figures["products_at_best_s"] == pytest.approx(counted[-1] / row["gflop_per_s"], abs=1e-3)
+        assert 0 < sum(figures["largest_of_the_rest_s"].values()) <= figures["rest_s"] + 1e-3
+    assert 1.5 < counted[1] / counted[0] < 2.2

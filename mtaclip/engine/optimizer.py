@@ -32,8 +32,8 @@ def check_solver(cfg: CfgNode) -> None:
         raise ValueError(f"SOLVER.AMP.DTYPE must be one of {list(AMP_DTYPES)}, got {solver.AMP.DTYPE!r}.")
     if solver.COMPILE and solver.RECOMPUTE:
         raise ValueError(
-            "SOLVER.COMPILE and SOLVER.RECOMPUTE exclude each other, because the compiler itself decides what is computed "
-            "again: set one of them to False."
+            "SOLVER.COMPILE and SOLVER.RECOMPUTE exclude each other: a compiler decides itself what to compute again. "
+            "Set one of them to False."
         )
     if solver.AMP.ENABLED and solver.AMP.DTYPE == "fp16" and cfg.MODEL.DEVICE == "cpu":
         raise ValueError('SOLVER.AMP.DTYPE "fp16" needs a GPU; on the CPU take "bf16" or SOLVER.AMP.ENABLED False.')

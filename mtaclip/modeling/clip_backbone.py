@@ -33,9 +33,7 @@ class CLIPTower(Backbone):
 
     def run(self, part: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """part(x), a part of this tower."""
-        if not (self.recompute and self.training and torch.is_grad_enabled()):
-            return part(x)
-        return recomputed(part, x, owner=part if isinstance(part, nn.Module) else self)
+        return recomputed(part, x, owner=part if isinstance(part, nn.Module) else self, active=self.recompute)
 
 
 class CLIPResNet(CLIPTower):

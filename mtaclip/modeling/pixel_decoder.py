@@ -31,9 +31,8 @@ class EncoderLayer(nn.Module):
     ) -> Tensor:
         """(B, S, d) pixels of all levels -> (B, S, d); `position` (S, d) is added where pixels are queries."""
         pixels = self.attention_norm(pixels + self.attention(pixels + position, pixels, reference_points, shapes))
-        if not (self.recompute and self.training and torch.is_grad_enabled()):
-            return self.ffn_norm(pixels + self.ffn(pixels))
-        return self.ffn_norm(pixels + recomputed(self.ffn, pixels, owner=self.ffn, kept=()))
+        update = recomputed(self.ffn, pixels, owner=self.ffn, active=self.recompute, kept=())
+        return self.ffn_norm(pixels + update)
 
 
 class PixelDecoder(nn.Module):
@@ -129,9 +128,7 @@ class PixelDecoder(nn.Module):
             for level, shape in zip(pixels.split([h * w for h, w in shapes], dim=1), shapes, strict=True)
         ]
         fine = features[self.fine_level], memories[-1]
-        if not (self.recompute and self.training and torch.is_grad_enabled()):
-            return self._fuse(*fine), memories
-        return recomputed(self._fuse, *fine, owner=self), memories
+        return recomputed(self._fuse, *fine, owner=self, active=self.recompute), memories
 
     def _fuse(self, fine: Tensor, coarse: Tensor) -> Tensor:
         """The backbone's (B, C, H/4, W/4) and the finest memory (B, d, H/8, W/8) -> mask features (B, d, H/4, W/4)."""

@@ -26,19 +26,22 @@ PRODUCTS = {
 
 
 def recomputed(
-    function: Callable[..., Tensor], *args: Tensor, owner: nn.Module, kept: Collection[Any] = PRODUCTS
+    function: Callable[..., Tensor], *args: Tensor, owner: nn.Module, active: bool, kept: Collection[Any] = PRODUCTS
 ) -> Tensor:
-    """function(*args), most of which is computed again for the backward pass.
+    """function(*args), most of which is computed again if there is a backward pass.
 
     Args:
         function: has no randomness.
         args: what it takes.
         owner: the module that `function` is of; its BatchNorm layers see every image once.
+        active: whether to do so in training; if not, everything is kept as usual.
         kept: operators whose results are kept nevertheless.
 
     Returns:
         The same value, with the same gradients.
     """
+    if not (active and owner.training and torch.is_grad_enabled()):
+        return function(*args)
 
     def policy(_: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
         return CheckpointPolicy.MUST_SAVE if operator in kept else CheckpointPolicy.PREFER_RECOMPUTE
