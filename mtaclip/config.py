@@ -154,3 +154,5 @@ def _add_test(cfg: CN) -> None:
     cfg.TEST.SLIDING_WINDOW.CROP_SIZE = (512, 512)
     # Vertical and horizontal distance of neighbouring windows in pixels.
     cfg.TEST.SLIDING_WINDOW.STRIDE = (341, 341)
+    # Also score class boundaries: boundary IoU (Cheng et al. 2021), within 2 % of the image diagonal.
+    cfg.TEST.BOUNDARY_IOU = False

@@ -37,3 +37,15 @@ def test_every_benchmark_and_result_in_the_readme_exists():
     # Written by `make gpu-check` on a machine with a GPU.
     assert missing <= {"benchmarks/results/ops_cuda.json", "benchmarks/results/gpu_rates.json"}
     assert {f"benchmarks/{file.name}" for file in (ROOT / "benchmarks").glob("*.*") if file.suffix != ".md"} <= files
+
+
+def test_the_evaluation_benchmark_compares_equal_scores(tmp_path):
+    result = tmp_path / "evaluation.json"
+    options = ["--images", "2", "--size", "128", "256", "--output", str(result)]
+    command = [sys.executable, "-W", "ignore", str(ROOT / "benchmarks" / "evaluation.py"), *options]
+    run = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    report = json.loads(result.read_text())
+    assert set(report["ms_per_image"]) == {"ours", "ours, iIoU", "Detectron2", "official, iIoU"}
+    assert all(ms > 0 for ms in report["ms_per_image"].values())
+    assert abs(report["scores"]["ours, iIoU"]["iIoU"] - report["scores"]["official, iIoU"]["iIoU"]) < 1e-7

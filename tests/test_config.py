@@ -91,6 +91,7 @@ def test_every_key_is_read(miniature, tmp_path, monkeypatch):
     Trainer(cfg)
     build_train_loader(cfg)
     build_backbone(cfg_vit)
+    Trainer.build_evaluator(cfg, "cityscapes_sem_seg_val")
     unread = {key for key in own_keys() if (frozenset(leaves(cfg)[key]), key.rsplit(".")[-1]) not in read}
     assert not unread
 

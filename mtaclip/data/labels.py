@@ -156,6 +156,31 @@ def read_label_map(
     return labels
 
 
+def read_instance_map(path: str | Path) -> NDArray[np.uint16]:
+    """Read an instance map of Cityscapes, `*_gtFine_instanceIds.png`.
+
+    Args:
+        path: a 16-bit image with one channel.
+
+    Returns:
+        uint16 (H, W): label id * 1000 + number for the pixels of a counted object, the label id elsewhere.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not a 16-bit image with one channel, or is damaged.
+    """
+    content = _read_bytes(path, "instance map")
+    with _open(content, path, "instance map") as file:
+        if not file.mode.startswith("I"):
+            raise unusable(
+                path, f"instance map {path} must hold 16 bits in one channel per pixel, but its mode is {file.mode}."
+            )
+        try:
+            return np.asarray(file).astype(np.uint16)
+        except _UNREADABLE as error:
+            raise _unreadable("instance map", path, error) from error
+
+
 def label_table(label_format: str, num_classes: int | None = None) -> NDArray[np.int64]:
     """Return the train id of every raw value of a format.
 

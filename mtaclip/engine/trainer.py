@@ -226,7 +226,7 @@ class Trainer(DefaultTrainer):
                 f"DATASETS.TEST: {dataset_name!r} has evaluator_type {kind!r}; this project evaluates datasets with "
                 '"mtaclip_sem_seg", as mtaclip/data/ registers them.'
             )
-        return SemanticEvaluator(dataset_name, output_dir=cfg.OUTPUT_DIR)
+        return SemanticEvaluator(dataset_name, output_dir=cfg.OUTPUT_DIR, boundary_iou=cfg.TEST.BOUNDARY_IOU)
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators=None):

@@ -13,50 +13,65 @@ from tabulate import tabulate
 _ROWS_PER_BLOCK = 50  # longer class lists continue in further columns
 
 
-def class_table(scores: Mapping[str, float], counts: NDArray[np.int64], class_names: Sequence[str]) -> str:
-    """Table of IoU, accuracy and share of the labelled pixels of every class, in percent.
+_OF_CLASS = {"IoU": "IoU-", "ACC": "ACC-", "iIoU": "iIoU-", "boundary IoU": "bIoU-"}
+_OF_CATEGORY = {"IoU": "IoU-category-", "iIoU": "iIoU-category-"}
+
+
+def class_rows(
+    scores: Mapping[str, float], counts: NDArray[np.int64], class_names: Sequence[str]
+) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows of the table of classes: every score there is, and the share of the labelled pixels, in percent.
 
     Args:
-        scores: result of `mtaclip.evaluation.scores.semantic_scores`.
+        scores: result of `mtaclip.evaluation.scores.semantic_scores` and its siblings.
         counts: (C, C) confusion matrix, rows = ground truth.
         class_names: names of the classes, length C.
 
     Returns:
-        the table as text; undefined scores are shown as "-".
+        heads, and one row of text per class; undefined scores are "-".
     """
     pixels = counts.sum(axis=1)
     shares = 100.0 * pixels / max(int(pixels.sum()), 1)
+    columns = [(head, p) for head, p in _OF_CLASS.items() if any(f"{p}{name}" in scores for name in class_names)]
     rows = [
-        [name, _cell(scores[f"IoU-{name}"]), _cell(scores[f"ACC-{name}"]), _cell(share)]
+        [name, *(_cell(scores.get(f"{prefix}{name}", math.nan)) for _, prefix in columns), _cell(share)]
         for name, share in zip(class_names, shares.tolist(), strict=True)
     ]
+    return ["class", *(head for head, _ in columns), "% of pixels"], rows
+
+
+def category_rows(scores: Mapping[str, float]) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows of the table of categories, as `class_rows`; no rows without categories."""
+    names = [key.removeprefix("IoU-category-") for key in scores if key.startswith("IoU-category-")]
+    columns = [(head, p) for head, p in _OF_CATEGORY.items() if any(key.startswith(p) for key in scores)]
+    rows = [[name, *(_cell(scores.get(f"{prefix}{name}", math.nan)) for _, prefix in columns)] for name in names]
+    return ["category", *(head for head, _ in columns)], rows
+
+
+def mean_scores(scores: Mapping[str, float]) -> dict[str, float]:
+    """The scores that are not of a single class or category."""
+    return {key: value for key, value in scores.items() if not key.startswith(tuple(_OF_CLASS.values()))}
+
+
+def class_table(scores: Mapping[str, float], counts: NDArray[np.int64], class_names: Sequence[str]) -> str:
+    """`class_rows` as text; long lists continue in further columns."""
+    headers, rows = class_rows(scores, counts, class_names)
     blocks = math.ceil(len(rows) / _ROWS_PER_BLOCK)
     length = math.ceil(len(rows) / blocks)
     lines = [[cell for row in rows[i::length] for cell in row] for i in range(length)]
-    headers = ["class", "IoU", "ACC", "% of pixels"] * blocks
-    align = ("left", "right", "right", "right") * blocks
-    return tabulate(lines, headers, tablefmt="pipe", colalign=align, disable_numparse=True)
+    return _table(headers * blocks, lines, ("left", *["right"] * (len(headers) - 1)) * blocks)
 
 
 def category_table(scores: Mapping[str, float]) -> str:
-    """Table of the IoU of every category, in percent.
-
-    Args:
-        scores: result of `mtaclip.evaluation.scores.semantic_scores`.
-    """
-    prefix = "IoU-category-"
-    rows = [[key.removeprefix(prefix), _cell(value)] for key, value in scores.items() if key.startswith(prefix)]
-    return tabulate(rows, ["category", "IoU"], tablefmt="pipe", colalign=("left", "right"), disable_numparse=True)
+    """`category_rows` as text."""
+    headers, rows = category_rows(scores)
+    return _table(headers, rows, ("left", *["right"] * (len(headers) - 1)))
 
 
 def summary_table(scores: Mapping[str, float]) -> str:
-    """One-line table of the scores that are not of a single class or category, in percent.
-
-    Args:
-        scores: result of `mtaclip.evaluation.scores.semantic_scores`.
-    """
-    means = {key: value for key, value in scores.items() if not key.startswith(("IoU-", "ACC-"))}
-    return tabulate([[_cell(value) for value in means.values()]], list(means), tablefmt="pipe", disable_numparse=True)
+    """`mean_scores` as a table of one line, in percent."""
+    means = mean_scores(scores)
+    return _table(list(means), [[_cell(value) for value in means.values()]], ["right"] * len(means))
 
 
 def write_scores(
@@ -94,6 +109,10 @@ def write_scores(
         os.replace(temporary, file)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _table(headers: Sequence[str], rows: Sequence[Sequence[str]], align: Sequence[str]) -> str:
+    return tabulate(rows, headers, tablefmt="pipe", colalign=align, disable_numparse=True)
 
 
 def _cell(value: float) -> str:

@@ -85,6 +85,63 @@ def category_iou(counts: Counts, categories: Sequence[str]) -> dict[str, float]:
     return dict(zip(names, class_iou(member @ counts @ member.T).tolist(), strict=True))
 
 
+def instance_iou(counts: Counts, weighted: Values, members: NDArray[np.bool_] | None = None) -> Values:
+    """Cityscapes' iIoU: weighted TP / (weighted TP + FP + weighted FN).
+
+    Args:
+        counts: (C, C) confusion matrix.
+        weighted: (C, C) weighted confusion matrix of counted objects, see `mtaclip.evaluation.instances`.
+        members: (G, C), the classes of each of G groups, within which confusions are no error; None = every class.
+
+    Returns:
+        (G,) or (C,) float64; nan where there is neither such an object nor a false positive.
+    """
+    groups = (np.eye(len(counts)) if members is None else members).astype(np.int64)
+    hits = (groups @ weighted @ groups.T).diagonal()
+    false_positives = groups @ counts.sum(axis=0) - (groups @ counts @ groups.T).diagonal()
+    return _ratio(hits, groups @ weighted.sum(axis=1) + false_positives)
+
+
+def boundary_iou(boundary: Counts) -> Values:
+    """Boundary IoU of every class, (C,) float64, from the (2, C) counts of `mtaclip.evaluation.boundary`."""
+    return _ratio(boundary[0], boundary[1])
+
+
+def instance_scores(
+    counts: Counts, weighted: Values, class_names: Sequence[str], categories: Sequence[str], counted: Sequence[str]
+) -> dict[str, float]:
+    """Scores of `instance_iou` in percent.
+
+    Args:
+        counts: (C, C) confusion matrix.
+        weighted: (C, C) weighted confusion matrix of counted objects.
+        class_names: names of the classes, length C.
+        categories: name of the category of every class, length C.
+        counted: the classes whose objects are counted; a category has a score if they are all of its classes.
+
+    Returns:
+        "iIoU", "category iIoU", "iIoU-<class>" and "iIoU-category-<name>".
+    """
+    is_counted = np.isin(class_names, counted)
+    classes = instance_iou(counts, weighted)[is_counted]
+    of_class = {name: value for name, value in zip(np.array(class_names)[is_counted], classes.tolist(), strict=True)}
+    names = [name for name in dict.fromkeys(categories) if is_counted[np.array(categories) == name].all()]
+    members = np.array([np.array(categories) == name for name in names]).reshape(len(names), len(counts))
+    values = instance_iou(counts, weighted, members)
+    scores = {"iIoU": _mean(classes), "category iIoU": _mean(values)}
+    scores |= {f"iIoU-{name}": value for name, value in of_class.items()}
+    scores |= {f"iIoU-category-{name}": value for name, value in zip(names, values.tolist(), strict=True)}
+    return {key: 100.0 * value for key, value in scores.items()}
+
+
+def boundary_scores(boundary: Counts, class_names: Sequence[str]) -> dict[str, float]:
+    """Scores of `boundary_iou` in percent: "boundary IoU", the mean, and "bIoU-<class>"."""
+    values = boundary_iou(boundary)
+    scores = {"boundary IoU": _mean(values)}
+    scores |= {f"bIoU-{name}": value for name, value in zip(class_names, values.tolist(), strict=True)}
+    return {key: 100.0 * value for key, value in scores.items()}
+
+
 def semantic_scores(
     counts: Counts, class_names: Sequence[str], categories: Sequence[str] | None = None
 ) -> dict[str, float]:
@@ -124,7 +181,7 @@ def semantic_scores(
     return {key: 100.0 * value for key, value in scores.items()}
 
 
-def _ratio(numerator: NDArray[np.int64], denominator: NDArray[np.int64]) -> Values:
+def _ratio(numerator: NDArray, denominator: NDArray) -> Values:
     """Elementwise quotient; nan where the denominator is 0."""
     with np.errstate(invalid="ignore"):
         return np.true_divide(numerator, denominator)

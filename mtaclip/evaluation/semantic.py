@@ -6,6 +6,7 @@ Shapes: `C` classes, `H, W` the original size of an image.
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +19,33 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mtaclip.data.labels import read_label_map
+from mtaclip.evaluation.boundary import boundary_counts
 from mtaclip.evaluation.confusion import ConfusionMatrix
+from mtaclip.evaluation.instances import AVERAGE_SIZES, instance_file, weighted_counts
 from mtaclip.evaluation.report import category_table, class_table, summary_table, write_scores
-from mtaclip.evaluation.scores import semantic_scores
+from mtaclip.evaluation.scores import boundary_scores, instance_scores, semantic_scores
+from mtaclip.evaluation.tables import ImageTables, Tables
 
 logger = logging.getLogger(__name__)
 
 
 class SemanticEvaluator(DatasetEvaluator):
-    """Streams predictions into a confusion matrix and scores it: mIoU, fwIoU, mACC, pACC, per class and category.
+    """Counts predictions and scores the counts: mIoU, fwIoU, mACC, pACC, per class and category.
 
-    Nothing is kept per image, and processes exchange nothing but their matrices (8 C^2 bytes each), so any number of
-    processes and machines works, on CPU and GPU, with shards of any size. Scores are percentages; how they are defined
-    is written in `mtaclip.evaluation.scores`.
+    Where Cityscapes' instance maps lie beside the label maps, also the benchmark's iIoU. Of each image a few kB are
+    kept, and processes exchange nothing but their sums (16 C^2 bytes each) and 8 bytes per image, so any number of
+    processes and machines works, on CPU and GPU, with shares of any size; an image that several processes were given
+    counts once. Scores are percentages; how they are defined is written in `mtaclip.evaluation.scores`.
     """
 
-    def __init__(self, dataset_name: str, output_dir: str | Path | None = None, *, distributed: bool = True) -> None:
+    def __init__(
+        self,
+        dataset_name: str,
+        output_dir: str | Path | None = None,
+        *,
+        distributed: bool = True,
+        boundary_iou: bool = False,
+    ) -> None:
         """Take names, categories and the ignore label from the dataset's metadata.
 
         Args:
@@ -41,6 +53,7 @@ class SemanticEvaluator(DatasetEvaluator):
                 are grouped, `stuff_categories` (name of the category of every class).
             output_dir: folder for `scores_<dataset_name>.json`; None or "" writes no file.
             distributed: sum the matrices of all processes; False scores the images of this process alone.
+            boundary_iou: also score the boundaries, see `mtaclip.evaluation.boundary`.
 
         Raises:
             ValueError: the metadata have no class names or no ignore label, or names and categories do not agree.
@@ -58,25 +71,26 @@ class SemanticEvaluator(DatasetEvaluator):
         self._ignore_label: int = metadata.ignore_label
         self._output_dir = Path(output_dir) if output_dir else None
         self._distributed = distributed
+        self._boundary_iou = boundary_iou
         self.reset()
-        semantic_scores(self._matrix.counts, self._class_names, self._categories)  # bad names fail now, not at the end
+        counts = ConfusionMatrix(len(self._class_names), self._ignore_label).counts
+        semantic_scores(counts, self._class_names, self._categories)  # bad names fail now, not at the end
 
     def reset(self) -> None:
         """Forget every image."""
-        self._matrix = ConfusionMatrix(len(self._class_names), self._ignore_label)
-        self._num_images = 0
+        self._images = ImageTables(len(self._class_names))
 
     def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Tensor]]) -> None:
         """Count the pixels of a batch.
 
         Args:
             inputs: dicts with `file_name`, `sem_seg_file_name` and `label_format` ("train_ids" if it is missing).
-            outputs: for each input a dict with `sem_seg`: scores (C, H, W), float, at the original size. The class of
-                a pixel is the one with the largest score, found on the scores' device.
+            outputs: for each input a dict with `labels`: classes (H, W), uint8, at the original size; or with
+                `sem_seg`: scores (C, H, W), float, of which the largest at a pixel names its class.
 
         Raises:
             ValueError: an image has no labels; scores are not finite, have the wrong class count or not the size
-                of the labels.
+                of the labels; predicted classes are not (H, W) uint8.
         """
         for record, output in zip(inputs, outputs, strict=True):
             label_file = record.get("sem_seg_file_name")
@@ -85,10 +99,9 @@ class SemanticEvaluator(DatasetEvaluator):
                     f"{record['file_name']}: dataset '{self._dataset_name}' has no labels for this image and cannot be "
                     "evaluated; set DATASETS.TEST to a split with labels."
                 )
-            prediction = self._most_likely_class(output["sem_seg"], record["file_name"])
+            prediction = self._predicted_classes(output, record["file_name"])
             truth = read_label_map(label_file, record.get("label_format", "train_ids"), len(self._class_names))
-            self._matrix.update(prediction, truth, str(label_file))
-            self._num_images += 1
+            self._images.set(f"{record['file_name']}\n{label_file}", self._count(prediction, truth, str(label_file)))
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]]:
         """Sum over the processes, score, log and write the result.
@@ -100,19 +113,58 @@ class SemanticEvaluator(DatasetEvaluator):
         Raises:
             ValueError: no process has seen an image.
         """
-        counts, num_images = self._matrix.counts, self._num_images
         if self._distributed:
             comm.synchronize()
-            gathered: list[tuple[NDArray[np.int64], int]] = comm.gather((counts, num_images), dst=0)
-            if not comm.is_main_process():
-                return OrderedDict()
-            counts = np.sum([part for part, _ in gathered], axis=0)
-            num_images = sum(number for _, number in gathered)
-        if num_images == 0:
+        total = self._images.sum(self._distributed)
+        if total is None:
+            return OrderedDict()
+        if total.num_images == 0:
             raise ValueError(f"dataset '{self._dataset_name}': no image was evaluated; the dataset or loader is empty.")
-        scores = semantic_scores(counts, self._class_names, self._categories)
-        self._report(scores, counts, num_images)
+        scores = self._scores(total)
+        self._report(scores, total)
         return OrderedDict(sem_seg=scores)
+
+    def _count(self, prediction: NDArray[np.uint8], truth: NDArray[np.uint8], label_file: str) -> Tables:
+        """Everything that is counted of one image."""
+        matrix = ConfusionMatrix(len(self._class_names), self._ignore_label)
+        matrix.update(prediction, truth, label_file)
+        tables = replace(Tables.empty(len(self._class_names)), counts=matrix.counts, num_images=1)
+        objects = instance_file(label_file)
+        if objects is not None:
+            tables.weighted = weighted_counts(prediction, objects, self._class_names)
+            tables.num_instance_maps = 1
+        if self._boundary_iou:
+            tables.boundary = boundary_counts(prediction, truth, len(self._class_names), self._ignore_label)
+        return tables
+
+    def _scores(self, total: Tables) -> dict[str, float]:
+        scores = semantic_scores(total.counts, self._class_names, self._categories)
+        if total.num_instance_maps == total.num_images and self._categories is not None:
+            scores |= instance_scores(
+                total.counts, total.weighted, self._class_names, self._categories, list(AVERAGE_SIZES)
+            )
+        elif total.num_instance_maps:
+            logger.warning(
+                "%s: iIoU is left out, since %d of %d images have no *_instanceIds.png beside their labels.",
+                self._dataset_name,
+                total.num_images - total.num_instance_maps,
+                total.num_images,
+            )
+        if self._boundary_iou:
+            scores |= boundary_scores(total.boundary, self._class_names)
+        return scores
+
+    def _predicted_classes(self, output: dict[str, Tensor], file_name: str) -> NDArray[np.uint8]:
+        """Class of every pixel, (H, W) uint8 on the host."""
+        if "labels" not in output:
+            return self._most_likely_class(output["sem_seg"], file_name)
+        labels = output["labels"]
+        if labels.dim() != 2 or labels.dtype != torch.uint8:
+            raise ValueError(
+                f"{file_name}: the model's 'labels' are {tuple(labels.shape)} {labels.dtype}, but must be (H, W) "
+                "torch.uint8, the class of every pixel."
+            )
+        return labels.cpu().numpy()
 
     def _most_likely_class(self, scores: Tensor, file_name: str) -> NDArray[np.uint8]:
         """Class of every pixel, (H, W) uint8 on the host, from scores (C, H, W)."""
@@ -126,12 +178,13 @@ class SemanticEvaluator(DatasetEvaluator):
             raise ValueError(f"{file_name}: the model's scores hold nan or infinite values; check the checkpoint.")
         return labels.to(torch.uint8).cpu().numpy()
 
-    def _report(self, scores: dict[str, float], counts: NDArray[np.int64], num_images: int) -> None:
-        logger.info("Scores per class on %s:\n%s", self._dataset_name, class_table(scores, counts, self._class_names))
-        if self._categories is not None:
-            logger.info("Scores per category on %s:\n%s", self._dataset_name, category_table(scores))
-        logger.info("%s, %d images:\n%s", self._dataset_name, num_images, summary_table(scores))
+    def _report(self, scores: dict[str, float], total: Tables) -> None:
+        counts, num_images = total.counts, total.num_images
         if self._output_dir is not None:
             file = self._output_dir / f"scores_{self._dataset_name}.json"
             write_scores(file, self._dataset_name, num_images, scores, counts, self._class_names)
             logger.info("Scores written to %s", file)
+        logger.info("Scores per class on %s:\n%s", self._dataset_name, class_table(scores, counts, self._class_names))
+        if self._categories is not None:
+            logger.info("Scores per category on %s:\n%s", self._dataset_name, category_table(scores))
+        logger.info("%s, %d images:\n%s", self._dataset_name, num_images, summary_table(scores))

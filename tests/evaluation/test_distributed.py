@@ -37,7 +37,7 @@ class BrightestChannel(torch.nn.Module):
         return [{"sem_seg": image.permute(2, 0, 1).float()} for image in images]
 
 
-def evaluate(folder: Path, num_images: int, world_size: int) -> dict[str, float] | None:
+def evaluate(folder: Path, num_images: int, world_size: int, padded: bool = False) -> dict[str, float] | None:
     """Evaluate this process's share of the images, as Detectron2 does it."""
     from detectron2.data import MetadataCatalog
     from detectron2.data.samplers import InferenceSampler
@@ -46,9 +46,11 @@ def evaluate(folder: Path, num_images: int, world_size: int) -> dict[str, float]
     from mtaclip.evaluation import SemanticEvaluator
 
     MetadataCatalog.get(DATASET).set(stuff_classes=["red", "green", "blue"], ignore_label=255)
-    share = list(InferenceSampler(num_images)) if world_size > 1 else range(num_images)
+    share = list(InferenceSampler(num_images)) if world_size > 1 else list(range(num_images))
+    if padded:  # as samplers do that give every process the same number
+        share = (share + list(range(num_images)))[: -(-num_images // world_size)]
     batches = [[records(folder, num_images)[i]] for i in share]
-    output = folder / f"out_{world_size}_{num_images}"
+    output = folder / f"out_{world_size}_{num_images}{'_padded' * padded}"
     result = inference_on_dataset(BrightestChannel(), batches, SemanticEvaluator(DATASET, output))
     MetadataCatalog.remove(DATASET)
     return result["sem_seg"] if result else None
@@ -62,6 +64,7 @@ def worker(rank: int, folder: Path) -> None:
     torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=WORLD_SIZE)
     # 7 images: shares of 3, 2 and 2; 2 images: the third process has none.
     results = {num_images: evaluate(folder, num_images, WORLD_SIZE) for num_images in (7, 2)}
+    results["padded"] = evaluate(folder, 7, WORLD_SIZE, padded=True)
     (folder / f"result_{rank}.json").write_text(json.dumps(results))
     torch.distributed.destroy_process_group()
 
@@ -82,7 +85,7 @@ def test_three_processes_with_uneven_and_empty_shares_give_the_scores_of_one(tmp
             process.kill()
 
     results = [json.loads((tmp_path / f"result_{rank}.json").read_text()) for rank in range(WORLD_SIZE)]
-    assert results[1] == results[2] == {"7": None, "2": None}  # the main process alone has the scores
+    assert results[1] == results[2] == {"7": None, "2": None, "padded": None}  # the main process alone has the scores
     for num_images in (7, 2):
         alone = evaluate(tmp_path, num_images, world_size=1)
         assert results[0][str(num_images)] == alone
@@ -90,6 +93,9 @@ def test_three_processes_with_uneven_and_empty_shares_give_the_scores_of_one(tmp
         single, shared = (json.loads(file.read_text()) for file in files)
         assert single == shared
         assert single["num_images"] == num_images
+    assert results[0]["padded"] == results[0]["7"]
+    padded = json.loads((tmp_path / f"out_{WORLD_SIZE}_7_padded" / f"scores_{DATASET}.json").read_text())
+    assert padded == json.loads((tmp_path / "out_1_7" / f"scores_{DATASET}.json").read_text())
 
 
 if __name__ == "__main__":

@@ -106,6 +106,65 @@ def test_agrees_with_detectron2_on_the_means(dataset, tmp_path, monkeypatch):
     assert result["IoU-sky"] == 0.0  # the one difference, documented in mtaclip.evaluation.scores
 
 
+def test_labels_of_the_model_are_taken_as_they_are(dataset, tmp_path):
+    record = write_labels(tmp_path, "a", np.array([[0, 1, 2, 255]]))
+    labels = np.array([[0, 1, 1, 0]], np.uint8)
+    results = []
+    for output in ({"labels": torch.from_numpy(labels)}, scores_of(labels)):
+        evaluator = SemanticEvaluator(dataset)
+        evaluator.process([record], [output])
+        results.append(evaluator.evaluate()["sem_seg"])
+    assert results[0] == approx(results[1], nan_ok=True)
+    with pytest.raises(ValueError, match=r"a\.jpg.*'labels'.*int64.*uint8"):
+        SemanticEvaluator(dataset).process([record], [{"labels": torch.from_numpy(labels.astype(np.int64))}])
+
+
+def test_an_image_that_comes_again_counts_once(dataset, tmp_path):
+    evaluator = SemanticEvaluator(dataset, tmp_path / "out")
+    records = [write_labels(tmp_path, name, np.array([[0, 1]])) for name in "aba"]
+    evaluator.process(records, [scores_of(np.array([[0, 1]])), scores_of(np.array([[0, 0]]))] + [
+        scores_of(np.array([[0, 1]]))
+    ])  # fmt: skip
+    evaluator.evaluate()
+    written = json.loads((tmp_path / "out" / f"scores_{dataset}.json").read_text())
+    assert written["num_images"] == 2
+    assert written["confusion_matrix"] == [[2, 0, 0], [1, 1, 0], [0, 0, 0]]
+
+
+def test_boundary_iou_on_request(dataset, tmp_path):
+    truth = np.zeros((30, 40))
+    truth[10:14, 10:14] = 1
+    record, output = write_labels(tmp_path, "a", truth), scores_of(np.roll(truth, 1, axis=1))
+    evaluator = SemanticEvaluator(dataset, boundary_iou=True)
+    evaluator.process([record], [output])
+    result = evaluator.evaluate()["sem_seg"]
+    assert result["bIoU-path"] == approx(100 * 6 / 18)  # two rings, see test_boundary.py
+    assert np.isnan(result["bIoU-sky"])
+    assert result["boundary IoU"] == approx((result["bIoU-path"] + result["bIoU-road"]) / 2)
+
+
+def test_ade20k_is_scored_as_the_challenge_does(miniature, tmp_path):
+    """SceneParse150: label 0 counts nowhere; intersections and unions are summed over images, pixels counted right."""
+    rng = np.random.default_rng(2)
+    records = DatasetCatalog.get("ade20k_150_sem_seg_val")
+    evaluator = SemanticEvaluator("ade20k_150_sem_seg_val")
+    both, either, right, labelled = np.zeros(151), np.zeros(151), 0, 0
+    for record in records:
+        truth = np.array(Image.open(record["sem_seg_file_name"]))
+        predicted = np.where(rng.random(truth.shape) < 0.6, truth.clip(1), rng.integers(1, 151, truth.shape))
+        evaluator.process([record], [{"labels": torch.from_numpy((predicted - 1).astype(np.uint8))}])
+        predicted = predicted * (truth > 0)
+        for k in range(1, 151):
+            both[k] += ((truth == k) & (predicted == k)).sum()
+            either[k] += ((truth == k) | (predicted == k)).sum()
+        right += ((truth == predicted) & (truth > 0)).sum()
+        labelled += (truth > 0).sum()
+    assert (either[1:] > 0).all()  # every class was seen, so that the challenge's mean is over the same 150
+    result = evaluator.evaluate()["sem_seg"]
+    assert result["mIoU"] == approx(100 * (both[1:] / either[1:]).mean())
+    assert result["pACC"] == approx(100 * right / labelled)
+
+
 def test_an_image_without_labels_is_named(dataset):
     record = {"file_name": "berlin_000001.png", "sem_seg_file_name": None, "label_format": "train_ids"}
     with pytest.raises(ValueError, match=r"berlin_000001\.png.*no labels.*DATASETS\.TEST"):

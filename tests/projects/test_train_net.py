@@ -192,3 +192,14 @@ def test_real_models_train_and_evaluate_with_random_weights(train, tmp_path, dat
     done = train("--eval-only", *REAL, "OUTPUT_DIR", tmp_path / "eval", config=config)
     assert done.returncode == 0, done.stderr
     assert list((tmp_path / "eval").glob("scores_*.json"))
+
+
+@pytest.mark.parametrize(("expected", "status"), [(0.0, 0), (90.0, 1)])
+def test_expected_results_decide_the_exit_status(train, tmp_path, expected, status):
+    """Untrained weights score a few percent."""
+    options = ["TEST.EXPECTED_RESULTS", f"[['sem_seg', 'mIoU', {expected}, 20.0]]", "OUTPUT_DIR", tmp_path]
+    done = train("--eval-only", *SMALL, *options)
+    assert done.returncode == status, done.stderr
+    words = "Result verification failed" if status else "Results verification passed"
+    assert words in done.stdout + done.stderr
+    assert (tmp_path / "scores_cityscapes_sem_seg_val.json").is_file()
