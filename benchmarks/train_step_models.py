@@ -222,42 +222,54 @@ class Ours(Trained):
         return sum(self.model(batch).values())
 
 
+def build_hugging_face(cfg: CfgNode) -> nn.Module:
+    """Hugging Face's Mask2Former at the sizes of our baseline's configuration, with random weights, on MODEL.DEVICE."""
+    from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, ResNetConfig
+    from transformers.utils import logging as their_logging
+
+    their_logging.set_verbosity_error()  # it warns of every backbone but Swin
+    own, vision = cfg.MODEL.MTACLIP, clip_config(cfg.MODEL.CLIP.ARCH)["vision_cfg"]
+    backbone = ResNetConfig(
+        embedding_size=vision["width"],
+        hidden_sizes=[vision["width"] * 2**i for i in range(2, 6)],
+        depths=vision["layers"],
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )
+    config = Mask2FormerConfig(
+        backbone_config=backbone,
+        feature_size=own.HIDDEN_DIM,
+        mask_feature_size=own.HIDDEN_DIM,
+        hidden_dim=own.HIDDEN_DIM,
+        encoder_layers=own.PIXEL_DECODER.LAYERS,
+        encoder_feedforward_dim=own.PIXEL_DECODER.FFN_DIM,
+        num_attention_heads=own.DECODER.HEADS,
+        decoder_layers=own.DECODER.LAYERS + 1,  # theirs counts the prediction of the initial queries
+        dim_feedforward=own.DECODER.FFN_DIM,
+        num_queries=own.DECODER.NUM_QUERIES,
+        class_weight=own.LOSS.CLASS_WEIGHT,
+        mask_weight=own.LOSS.MASK_WEIGHT,
+        dice_weight=own.LOSS.DICE_WEIGHT,
+        no_object_weight=own.LOSS.NO_OBJECT_WEIGHT,
+        train_num_points=own.LOSS.NUM_POINTS,
+        oversample_ratio=own.LOSS.OVERSAMPLE_RATIO,
+        importance_sample_ratio=own.LOSS.IMPORTANCE_SAMPLE_RATIO,
+        num_labels=cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+    )
+    model = Mask2FormerForUniversalSegmentation(config).to(cfg.MODEL.DEVICE)
+    pixels, decoder = model.model.pixel_level_module, model.model.transformer_module
+    if cfg.SOLVER.CHANNELS_LAST:
+        pixels.encoder.to(memory_format=torch.channels_last)
+    if cfg.SOLVER.COMPILE:
+        for part in (pixels.encoder, pixels.decoder, decoder):
+            part.compile()
+    return model
+
+
 class HuggingFace(Trained):
-    """Hugging Face's Mask2Former at the sizes of our baseline's configuration."""
+    """Hugging Face's Mask2Former."""
 
     def build(self, cfg: CfgNode) -> None:
-        from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, ResNetConfig
-        from transformers.utils import logging as their_logging
-
-        their_logging.set_verbosity_error()  # it warns of every backbone but Swin
-        own, vision = cfg.MODEL.MTACLIP, clip_config(cfg.MODEL.CLIP.ARCH)["vision_cfg"]
-        backbone = ResNetConfig(
-            embedding_size=vision["width"],
-            hidden_sizes=[vision["width"] * 2**i for i in range(2, 6)],
-            depths=vision["layers"],
-            out_features=["stage1", "stage2", "stage3", "stage4"],
-        )
-        config = Mask2FormerConfig(
-            backbone_config=backbone,
-            feature_size=own.HIDDEN_DIM,
-            mask_feature_size=own.HIDDEN_DIM,
-            hidden_dim=own.HIDDEN_DIM,
-            encoder_layers=own.PIXEL_DECODER.LAYERS,
-            encoder_feedforward_dim=own.PIXEL_DECODER.FFN_DIM,
-            num_attention_heads=own.DECODER.HEADS,
-            decoder_layers=own.DECODER.LAYERS + 1,  # theirs counts the prediction of the initial queries
-            dim_feedforward=own.DECODER.FFN_DIM,
-            num_queries=own.DECODER.NUM_QUERIES,
-            class_weight=own.LOSS.CLASS_WEIGHT,
-            mask_weight=own.LOSS.MASK_WEIGHT,
-            dice_weight=own.LOSS.DICE_WEIGHT,
-            no_object_weight=own.LOSS.NO_OBJECT_WEIGHT,
-            train_num_points=own.LOSS.NUM_POINTS,
-            oversample_ratio=own.LOSS.OVERSAMPLE_RATIO,
-            importance_sample_ratio=own.LOSS.IMPORTANCE_SAMPLE_RATIO,
-            num_labels=cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
-        )
-        self.model = Mask2FormerForUniversalSegmentation(config).to(self.device)
+        self.model = build_hugging_face(cfg)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=cfg.SOLVER.BASE_LR, fused=True)
         self.mean, self.std = (
             torch.tensor(values, device=self.device).view(-1, 1, 1)
@@ -270,11 +282,6 @@ class HuggingFace(Trained):
             "decoder": [decoder, self.model.class_predictor],
             "criterion": [self.model.criterion],
         }
-        if cfg.SOLVER.CHANNELS_LAST:
-            pixels.encoder.to(memory_format=torch.channels_last)
-        if cfg.SOLVER.COMPILE:
-            for part in (pixels.encoder, pixels.decoder, decoder):
-                part.compile()
 
     def prepare(self, samples: list[Sample]) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         images = torch.stack([sample["image"] for sample in samples])
