@@ -38,8 +38,8 @@ from train_step_models import (
 )
 
 from mtaclip.data.mapper import SemanticMapper
-from mtaclip.engine.performance import speed_up
 from mtaclip.modeling.build import build_model
+from mtaclip.modeling.performance import speed_up
 
 PARTS = ("reading", "backbone", "pixel decoder", "text", "decoder", "labels")
 
@@ -94,7 +94,7 @@ class Ours(Pipeline):
         return [self.mapper({"file_name": str(file)}) for file in files]
 
     def labels(self, batch: list[dict[str, Any]]) -> list[Tensor]:
-        return [output["sem_seg"].argmax(0).to(torch.uint8).cpu() for output in self.model(batch)]
+        return [output["labels"].cpu() for output in self.model(batch)]
 
 
 class HuggingFace(Pipeline):

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from mtaclip.engine import setup_cfg
 from mtaclip.engine.optimizer import build_optimizer
-from mtaclip.engine.performance import speed_up
 from mtaclip.modeling.build import build_model
 from mtaclip.modeling.clip import clip_config
+from mtaclip.modeling.performance import speed_up
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 MODELS = ("mtaclip", "mask2former", "transformers")

@@ -154,5 +154,19 @@ def _add_test(cfg: CN) -> None:
     cfg.TEST.SLIDING_WINDOW.CROP_SIZE = (512, 512)
     # Vertical and horizontal distance of neighbouring windows in pixels.
     cfg.TEST.SLIDING_WINDOW.STRIDE = (341, 341)
+    # Windows that the model sees at a time, also of several images.
+    cfg.TEST.SLIDING_WINDOW.BATCH = 4
+    # Class of a mask query: "linear" head as released, "text" (mask-text similarity), or their "ensemble".
+    cfg.TEST.CLASSIFIER = "linear"
+    # "text" and "ensemble": similarities are divided by this before the softmax.
+    cfg.TEST.TEXT_TEMPERATURE = 0.01
+    # "ensemble": weight of the text in the geometric mean with the linear head.
+    cfg.TEST.TEXT_WEIGHT = 0.5
+    # Queries are left out of a tile's sum, on a CPU, while that lowers no class score by more than this.
+    cfg.TEST.QUERY_EPS = 1e-5
+    # Where class scores are summed over queries and windows: "model" (its device) or "cpu", which saves GPU memory.
+    cfg.TEST.SCORES_DEVICE = "model"
+    # Images that a process evaluates at a time; those of equal size share a batch.
+    cfg.TEST.IMS_PER_BATCH = 1
     # Also score class boundaries: boundary IoU (Cheng et al. 2021), within 2 % of the image diagonal.
     cfg.TEST.BOUNDARY_IOU = False

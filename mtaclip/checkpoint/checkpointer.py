@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 from zipfile import BadZipFile, ZipFile
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from fvcore.common.checkpoint import Checkpointer as FvcoreCheckpointer
@@ -32,12 +33,16 @@ class Checkpointer(FvcoreCheckpointer):
     Args:
         model: the model, wrapped for several processes or not.
         save_dir: folder of the files; only the main process writes.
+        config: what the model is built from; it is stored too, so that the file is enough for a `Predictor`.
         **checkpointables: objects with a state, such as `optimizer` and `scheduler`.
     """
 
-    def __init__(self, model: nn.Module, save_dir: str = "", **checkpointables: Any) -> None:
+    def __init__(
+        self, model: nn.Module, save_dir: str = "", *, config: CfgNode | None = None, **checkpointables: Any
+    ) -> None:
         super().__init__(model, save_dir, save_to_disk=comm.is_main_process(), **checkpointables)
         self.path_manager = PathManager
+        self._config = None if config is None else config.dump()
 
     def save(self, name: str, *, tag: bool = True, required: bool = True, **kwargs: Any) -> bool:
         """Write `<name>.pth`, on the main process.
@@ -60,6 +65,7 @@ class Checkpointer(FvcoreCheckpointer):
             return False
         data = {"model": self.model.state_dict()}
         data |= {key: item.state_dict() for key, item in self.checkpointables.items()}
+        data |= {} if self._config is None else {"config": self._config}
         data |= kwargs
         target = Path(self.save_dir) / f"{name}.pth"
         try:

@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog, build_detection_test_loader
+from detectron2.data import DatasetFromList, MapDataset, MetadataCatalog
+from detectron2.data.samplers import InferenceSampler
 from detectron2.utils import comm
 from torch.utils.data import DataLoader
 
@@ -54,25 +56,33 @@ def build_train_loader(cfg: CfgNode, *, seed: int = 0, start: int = 0) -> Traini
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader[list[dict[str, Any]]]:
-    """Build the loader of one dataset for evaluation: every image once, in order, one at a time.
+    """Build the loader of one dataset for evaluation: every image once, in order.
 
     Args:
-        cfg: DATALOADER.NUM_WORKERS and INPUT are read.
+        cfg: DATALOADER.NUM_WORKERS, TEST.IMS_PER_BATCH, TEST.AUG.ENABLED, MODEL.DEVICE and INPUT are read.
         dataset_name: a registered dataset.
 
     Returns:
-        Loader whose batches are lists of one sample, without labels. With several processes each gets its share.
+        Loader whose batches are lists of samples without labels. With several processes each gets its share.
 
     Raises:
-        ValueError, FileNotFoundError: see `get_records`, `check_dataset` and `SemanticMapper`.
+        ValueError, FileNotFoundError: the dataset or TEST.IMS_PER_BATCH is empty; see also `get_records`,
+            `check_dataset` and `SemanticMapper`.
     """
-    loader = build_detection_test_loader(
-        _checked_records(cfg, [dataset_name]),
-        mapper=SemanticMapper(cfg, False),
+    if cfg.TEST.IMS_PER_BATCH < 1:
+        raise ValueError(f"TEST.IMS_PER_BATCH must be positive, got {cfg.TEST.IMS_PER_BATCH}.")
+    records = _checked_records(cfg, [dataset_name])
+    if not records:
+        raise ValueError(f"dataset '{dataset_name}' is empty: it has no image that could be evaluated.")
+    return DataLoader(
+        MapDataset(DatasetFromList(records, copy=False), SemanticMapper(cfg, False)),
+        batch_size=cfg.TEST.IMS_PER_BATCH,
+        sampler=InferenceSampler(len(records)),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
+        collate_fn=list,
+        pin_memory=torch.device(cfg.MODEL.DEVICE).type == "cuda",
+        worker_init_fn=StopSignals(),
     )
-    loader.worker_init_fn = StopSignals()
-    return loader
 
 
 def check_dataset(dataset_name: str, num_classes: int, ignore_value: int) -> None:

@@ -165,12 +165,13 @@ def training_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
 def inference_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
     """Resize to within INPUT.MIN_SIZE_TEST (shorter edge) and INPUT.MAX_SIZE_TEST (longer edge).
 
-    As everywhere in Detectron2, INPUT.MIN_SIZE_TEST 0 keeps the original size.
+    As everywhere in Detectron2, INPUT.MIN_SIZE_TEST 0 keeps the original size. So does TEST.AUG.ENABLED: test-time
+    augmentation resizes by itself.
 
     Raises:
         ValueError: a limit is negative, or the longer edge's is zero.
     """
-    if cfg.INPUT.MIN_SIZE_TEST == 0:
+    if cfg.INPUT.MIN_SIZE_TEST == 0 or cfg.TEST.AUG.ENABLED:
         return []
     _check_limits("TEST", cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
     return [ResizeWithin(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)]

@@ -8,9 +8,10 @@ from detectron2.config import CfgNode
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from mtaclip.modeling.performance import AMP_DTYPES
+
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 _EMBEDDINGS = ("decoder.query_content", "decoder.query_position", "decoder.level_embedding")
-AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def check_solver(cfg: CfgNode) -> None:

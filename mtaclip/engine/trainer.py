@@ -5,7 +5,6 @@ import weakref
 from functools import reduce
 from pathlib import Path
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer, create_ddp_model, hooks
@@ -26,12 +25,13 @@ from mtaclip.engine.hooks import (
     SaveBest,
     drop_incomplete_line,
 )
-from mtaclip.engine.optimizer import AMP_DTYPES, build_lr_scheduler, build_optimizer
-from mtaclip.engine.performance import speed_up
+from mtaclip.engine.optimizer import build_lr_scheduler, build_optimizer
 from mtaclip.engine.step import LOG_PERIOD, TrainStep, random_seed
 from mtaclip.engine.stopping import StopOnSignal
 from mtaclip.evaluation import SemanticEvaluator
+from mtaclip.inference.augmentation import build_inference
 from mtaclip.modeling.build import build_model
+from mtaclip.modeling.performance import amp_dtype, autocast, speed_up
 
 _logger = logging.getLogger(__name__)
 # What a resumed run may change, and what becomes of it.
@@ -81,6 +81,7 @@ class Trainer(DefaultTrainer):
             scheduler=self.scheduler,
             scaler=self._trainer.scaler,
             trainer=weakref.proxy(self),
+            config=cfg,
         )
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
@@ -210,7 +211,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
-        """Images of a dataset, one at a time."""
+        """Images of a dataset, TEST.IMS_PER_BATCH at a time."""
         return build_test_loader(cfg, dataset_name)
 
     @classmethod
@@ -235,11 +236,5 @@ class Trainer(DefaultTrainer):
         Returns:
             Scores by dataset, or those of the only dataset.
         """
-        dtype = amp_dtype(cfg)
-        with torch.autocast(torch.device(cfg.MODEL.DEVICE).type, dtype=dtype, enabled=dtype is not None):
-            return super().test(cfg, model, evaluators)
-
-
-def amp_dtype(cfg: CfgNode) -> torch.dtype | None:
-    """Data type of autocast that SOLVER.AMP asks for; None for float32."""
-    return AMP_DTYPES[cfg.SOLVER.AMP.DTYPE] if cfg.SOLVER.AMP.ENABLED else None
+        with autocast(cfg):
+            return super().test(cfg, build_inference(cfg, model), evaluators)

@@ -1,1 +1,5 @@
-"""From predictions to label maps."""
+"""From images to label maps."""
+
+from mtaclip.inference.predictor import Prediction, Predictor
+
+__all__ = ["Prediction", "Predictor"]

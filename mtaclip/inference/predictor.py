@@ -3,21 +3,28 @@
 Shapes: `C` classes, `H, W` size of the given image, `h, w` size at which the model sees it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, get_cfg
 from detectron2.data import transforms as T
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from mtaclip.checkpoint import load_weights
+from mtaclip.checkpoint.loading import load_state, read_checkpoint
+from mtaclip.config import add_mtaclip_config
 from mtaclip.data.labels import read_image
 from mtaclip.data.mapper import inference_augmentations
+from mtaclip.inference.augmentation import build_inference
+from mtaclip.inference.canvas import INVALID
 from mtaclip.modeling.build import build_model
+from mtaclip.modeling.performance import autocast, speed_up
 
 ImageLike = str | Path | Image.Image | NDArray[np.uint8] | Tensor
 
@@ -28,18 +35,20 @@ class Prediction:
 
     Attributes:
         labels: (H, W) uint8, the class with the largest score at every pixel, 0 .. C-1.
-        scores: (C, H, W) float class scores on the model's device; larger is likelier, they need not sum to 1.
+        scores: (C, H, W) float32 class scores on the model's device, where they were asked for; larger is likelier,
+            they need not sum to 1.
     """
 
     labels: NDArray[np.uint8]
-    scores: Tensor
+    scores: Tensor | None = None
 
 
 class Predictor:
-    """A trained model, ready for single images.
+    """A trained model, ready for single images, from any number of threads.
 
-    Images are resized as in evaluation (`INPUT.MIN_SIZE_TEST`, `INPUT.MAX_SIZE_TEST`); the result has the size of the
-    image that was given.
+    Images are treated as in evaluation: resized to INPUT.MIN_SIZE_TEST and INPUT.MAX_SIZE_TEST, seen whole or through
+    windows or in several sizes as TEST says, under autocast if SOLVER.AMP is on. The result has the size of the image
+    that was given.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -54,19 +63,55 @@ class Predictor:
         """
         if not cfg.MODEL.WEIGHTS:
             raise ValueError("MODEL.WEIGHTS is empty: an untrained model predicts nothing; name a checkpoint file.")
+        self._build(cfg, read_checkpoint(cfg.MODEL.WEIGHTS))
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path, device: str | None = None, opts: Sequence[str] = ()) -> "Predictor":
+        """Build the model of a checkpoint, which holds the config that it was trained with.
+
+        Args:
+            path: a checkpoint that a training of this project wrote.
+            device: "cuda", "cpu" or another of PyTorch's; None is the first GPU if there is one, else the CPU.
+            opts: config keys and values in turn, for example ["TEST.SLIDING_WINDOW.ENABLED", "True"].
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file is no such checkpoint, the device is unknown or not there, or a key is unknown.
+        """
+        checkpoint = read_checkpoint(path)
+        if "config" not in checkpoint:
+            raise ValueError(
+                f"{path} holds no config: build the predictor from one, Predictor(cfg) with MODEL.WEIGHTS set to it."
+            )
+        cfg = get_cfg()
+        add_mtaclip_config(cfg)
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            cfg.merge_from_other_cfg(CfgNode.load_cfg(checkpoint["config"]))
+            cfg.merge_from_list([*opts, "MODEL.WEIGHTS", str(path), "MODEL.DEVICE", device])
+        except (KeyError, AssertionError, ValueError) as error:
+            raise ValueError(f"{path}: its config cannot be used: {str(error.args[0]).rstrip('.')}.") from error
+        predictor = cls.__new__(cls)
+        predictor._build(cfg, checkpoint)
+        return predictor
+
+    def _build(self, cfg: CfgNode, checkpoint: dict[str, Any]) -> None:
         _check_device(cfg.MODEL.DEVICE)
-        self._model = build_model(cfg)
-        load_weights(self._model, cfg.MODEL.WEIGHTS)
-        self._model.eval()
+        model = build_model(cfg)
+        load_state(model, checkpoint["model"], cfg.MODEL.WEIGHTS)
+        speed_up(model, cfg)
+        self._model = build_inference(cfg, model).eval()
         self._augmentations = T.AugmentationList(inference_augmentations(cfg))
+        self._autocast = partial(autocast, cfg.clone())
 
     @torch.no_grad()
-    def __call__(self, image: ImageLike) -> Prediction:
+    def __call__(self, image: ImageLike, *, scores: bool = False) -> Prediction:
         """Segment one image.
 
         Args:
             image: path of an image file, PIL image (taken as it is, whatever orientation EXIF says), (H, W, 3) uint8
                 RGB array or (3, H, W) uint8 RGB tensor.
+            scores: give the class scores as well, 4 C H W bytes.
 
         Raises:
             OSError: the file cannot be read.
@@ -79,11 +124,13 @@ class Predictor:
         resized = T.AugInput(pixels)
         self._augmentations(resized)
         channels_first = torch.from_numpy(np.ascontiguousarray(resized.image.transpose(2, 0, 1)))
-        scores = self._model([{"image": channels_first, "height": height, "width": width}])[0]["sem_seg"]
-        best, labels = scores.max(dim=0)  # nan wins every comparison, so `best` shows it
-        if not torch.isfinite(best).all():
+        item = {"image": channels_first, "height": height, "width": width, "scores": scores}
+        with self._autocast():
+            (result,) = self._model([item])
+        labels = result["labels"].cpu().numpy()
+        if (labels == INVALID).any():
             raise ValueError("the model's scores hold nan or infinite values; check the checkpoint of MODEL.WEIGHTS.")
-        return Prediction(labels.to(torch.uint8).cpu().numpy(), scores)
+        return Prediction(labels, result.get("sem_seg"))
 
 
 def _check_device(name: str) -> None:

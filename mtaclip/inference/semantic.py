@@ -1,70 +1,123 @@
-"""Semantic scores of whole images and of sliding windows (MaskFormer).
+"""Label maps of whole images and of sliding windows (MaskFormer).
 
-Letters: B images, Q mask queries, C classes, H, W image size in pixels.
+Letters: B windows, Q mask queries, C classes, H, W size of an image in pixels.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from mtaclip.inference.canvas import Canvas
+from mtaclip.inference.resize import Size
+from mtaclip.inference.windows import Window, window_spans
 
-def semantic_scores(class_logits: Tensor, mask_logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Class scores of every pixel: the sum over queries of class probability times mask probability.
+MaskClassifier = Callable[[Tensor], tuple[Tensor, Tensor]]
 
-    Args:
-        class_logits: (B, Q, C + 1), the no-object class last; it is left out after the softmax.
-        mask_logits: (B, Q, h, w), resized bilinearly before the sigmoid.
-        size: (H, W) of the result.
 
-    Returns:
-        (B, C, H, W) float32, not normalised over classes.
+@dataclass(frozen=True)
+class SlidingWindow:
+    """How windows cover an image.
+
+    Attributes:
+        crop: height and width of a window in pixels.
+        stride: vertical and horizontal distance of neighbouring windows in pixels.
+        batch: windows that the model sees at a time, also of several images.
+
+    Raises:
+        ValueError: a number is not positive, or windows would leave gaps.
     """
-    probabilities = class_logits.float().softmax(-1)[..., :-1]
-    masks = F.interpolate(mask_logits.float(), size=size, mode="bilinear", align_corners=False).sigmoid_()
-    return torch.einsum("bqc,bqhw->bchw", probabilities, masks)
+
+    crop: Size
+    stride: Size
+    batch: int = 1
+
+    def __post_init__(self) -> None:
+        for key, value in (("CROP_SIZE", min(self.crop)), ("STRIDE", min(self.stride)), ("BATCH", self.batch)):
+            if value < 1:
+                raise ValueError(f"TEST.SLIDING_WINDOW.{key} must be positive, got {value}.")
+        if self.stride[0] > self.crop[0] or self.stride[1] > self.crop[1]:
+            raise ValueError(
+                f"TEST.SLIDING_WINDOW.STRIDE {self.stride} is larger than TEST.SLIDING_WINDOW.CROP_SIZE {self.crop}, "
+                "so that nothing would see the pixels between the windows."
+            )
 
 
-def window_starts(length: int, window: int, stride: int) -> list[int]:
-    """Where windows start along one axis; the last one is shifted back so that it ends inside.
+@dataclass(frozen=True)
+class SemanticInference:
+    """From images to label maps, with memory for a few tiles of scores only.
 
-    Args:
-        length: pixels of the image.
-        window: pixels of a window; a longer window than the image gives one start.
-        stride: pixels between neighbours.
+    Attributes:
+        window: None sees whole images, of which those of equal size share a batch.
+        query_eps: a score may be too small by this at most, since queries that cannot matter are left out; it is used
+            where the sum is computed on a CPU (a GPU would have to wait for the host to count them).
+        device: where class and mask probabilities are summed; None is where the model is.
+
+    Raises:
+        ValueError: `query_eps` is negative.
     """
-    last = max(length - window, 0)
-    return [*range(0, last, stride), last]
 
+    window: SlidingWindow | None = None
+    query_eps: float = 0.0
+    device: torch.device | None = None
 
-def windows(size: tuple[int, int], crop: tuple[int, int], stride: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
-    """Rows and columns of every window over an image of the given size, row by row."""
-    for top in window_starts(size[0], crop[0], stride[0]):
-        for left in window_starts(size[1], crop[1], stride[1]):
-            yield slice(top, min(top + crop[0], size[0])), slice(left, min(left + crop[1], size[1]))
+    def __post_init__(self) -> None:
+        if not self.query_eps >= 0:
+            raise ValueError(f"TEST.QUERY_EPS must be 0 or more, got {self.query_eps}.")
 
+    @torch.no_grad()
+    def __call__(
+        self, classify: MaskClassifier, images: Sequence[Tensor], sizes: Sequence[Size], keep_scores: Sequence[bool]
+    ) -> list[dict[str, Tensor]]:
+        """Segment images.
 
-def sliding_window_scores(
-    score: Callable[[Tensor], Tensor], images: Tensor, crop: tuple[int, int], stride: tuple[int, int]
-) -> Tensor:
-    """Scores averaged over all the windows that see a pixel.
+        Args:
+            classify: (B, 3, h, w) windows -> (B, Q, C) class probabilities and (B, Q, h', w') mask logits.
+            images: (3, H, W) each, of one data type and on one device.
+            sizes: (height, width) of each result.
+            keep_scores: for each image, whether its scores are wanted too.
 
-    Args:
-        score: maps (B, 3, h, w) windows to (B, C, h, w) scores.
-        images: (B, 3, H, W).
-        crop: window height and width.
-        stride: vertical and horizontal distance of windows.
+        Returns:
+            for each image {"labels": (height, width) uint8}, 255 where scores are not finite, and where they are wanted
+            "sem_seg": (C, height, width) float32 scores.
+        """
+        device = self.device or images[0].device
+        eps = self.query_eps if device.type == "cpu" else 0.0
+        spans = [self._spans(image) for image in images]
+        canvases = [
+            Canvas(rows, columns, size, keep_scores=keep, eps=eps, device=device)
+            for (rows, columns), size, keep in zip(spans, sizes, keep_scores, strict=True)
+        ]
+        for batch in self._batches(spans):
+            windows = torch.stack([images[i][:, y.start : y.stop, x.start : x.stop] for i, y, x in batch])
+            probabilities, masks = classify(windows)
+            with torch.autocast(device.type, enabled=False):
+                for (index, rows, columns), *parts in zip(batch, probabilities.float(), masks, strict=True):
+                    canvases[index].add(Window(rows, columns, *parts))
+        return [
+            {"labels": canvas.labels} | ({} if canvas.scores is None else {"sem_seg": canvas.scores})
+            for canvas in canvases
+        ]
 
-    Returns:
-        (B, C, H, W). An image smaller than the window is one window.
-    """
-    size = images.shape[-2:]
-    total, count = None, images.new_zeros(size)
-    for rows, columns in windows(size, crop, stride):
-        scores = score(images[..., rows, columns])
-        if total is None:
-            total = scores.new_zeros((*scores.shape[:2], *size))
-        total[..., rows, columns] += scores
-        count[rows, columns] += 1
-    return total / count
+    def _spans(self, image: Tensor) -> tuple[list[range], list[range]]:
+        """Rows and columns of an image's windows."""
+        height, width = image.shape[-2:]
+        if self.window is None:
+            return [range(height)], [range(width)]
+        (down, across), (vertical, horizontal) = self.window.crop, self.window.stride
+        return window_spans(height, down, vertical), window_spans(width, across, horizontal)
+
+    def _batches(self, spans: list[tuple[list[range], list[range]]]) -> Iterator[list[tuple[int, range, range]]]:
+        """Windows of equal size, each with the number of its image; those of one image in their order."""
+        windows = [(index, y, x) for index, (rows, columns) in enumerate(spans) for y in rows for x in columns]
+        windows.sort(key=lambda window: (len(window[1]), len(window[2])))  # stable
+        limit = len(windows) if self.window is None else self.window.batch
+        batch: list[tuple[int, range, range]] = []
+        for window in windows:
+            shape = (len(window[1]), len(window[2]))
+            if batch and (len(batch) == limit or shape != (len(batch[0][1]), len(batch[0][2]))):
+                yield batch
+                batch = []
+            batch.append(window)
+        yield batch

@@ -110,6 +110,7 @@ class MaskTextDecoder(nn.Module):
         num_contexts: number n of contexts; 0 leaves the text side out (Mask2Former's decoder).
         text_dim: CLIP embedding width D; unused without contexts.
         predict_initial: record a prediction of the initial tokens as well.
+        compare_in_eval: compute similarities in eval mode too.
     """
 
     def __init__(
@@ -124,11 +125,13 @@ class MaskTextDecoder(nn.Module):
         num_contexts: int = 0,
         text_dim: int = 0,
         predict_initial: bool = False,
+        compare_in_eval: bool = False,
     ) -> None:
         super().__init__()
         num_texts = num_contexts * (num_classes + 1)
         self.num_queries = num_queries
         self.predict_initial = predict_initial
+        self.compare_in_eval = compare_in_eval
         self.query_content = nn.Parameter(torch.randn(num_queries, dim))
         self.query_position = nn.Parameter(torch.randn(num_queries + num_texts, dim))
         self.level_embedding = nn.Parameter(torch.randn(NUM_LEVELS, dim))
@@ -148,7 +151,7 @@ class MaskTextDecoder(nn.Module):
             text: (n, K, D) prompted text embeddings; None without a text side.
 
         Returns:
-            In training every layer's prediction with similarities, in eval mode the last layer's without.
+            In training every layer's prediction with similarities; in eval mode the last layer's, without unless asked.
         """
         sizes = [tuple(m.shape[-2:]) for m in memories]
         keys, values = zip(*(self._image_tokens(level, m) for level, m in enumerate(memories)), strict=True)
@@ -189,7 +192,7 @@ class MaskTextDecoder(nn.Module):
 
     def _predict(self, normed: Tensor, mask_features: Tensor, text: Tensor | None) -> Predictions:
         masks, texts = normed[:, :, : self.num_queries], normed[:, :, self.num_queries :]
-        aligned = self.alignment is not None and self.training
+        aligned = self.alignment is not None and (self.training or self.compare_in_eval)
         return Predictions(
             class_logits=self.class_head(masks),
             mask_embeddings=self.mask_head(masks),

@@ -12,7 +12,8 @@ from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from torch import Tensor, nn
 
 from mtaclip.data.vocabulary import load_vocabulary
-from mtaclip.inference.semantic import semantic_scores, sliding_window_scores
+from mtaclip.inference.classifier import MaskClassification
+from mtaclip.inference.semantic import SemanticInference, SlidingWindow
 from mtaclip.losses.build import build_criterion
 from mtaclip.losses.criterion import Criterion
 from mtaclip.losses.targets import SemanticTargets, classes_in
@@ -38,7 +39,8 @@ class MTACLIP(nn.Module):
         pixel_std: standard deviation of R, G, B in 0..255.
         ignore_label: label of pixels that no class owns.
         train_size: (H, W) that training crops are padded to.
-        window: ((height, width), (vertical, horizontal stride)) of sliding-window inference; None sees whole images.
+        inference: how images become label maps.
+        classification: how mask queries get their class in eval mode.
     """
 
     @configurable
@@ -55,7 +57,8 @@ class MTACLIP(nn.Module):
         pixel_std: Sequence[float],
         ignore_label: int,
         train_size: tuple[int, int],
-        window: tuple[tuple[int, int], tuple[int, int]] | None = None,
+        inference: SemanticInference,
+        classification: MaskClassification,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -66,7 +69,8 @@ class MTACLIP(nn.Module):
         self.criterion = criterion
         self.ignore_label = ignore_label
         self.train_size = train_size
-        self.window = window
+        self.inference = inference
+        self.classification = classification
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
@@ -80,7 +84,7 @@ class MTACLIP(nn.Module):
         if unknown:
             raise ValueError(f"MODEL.SEM_SEG_HEAD.IN_FEATURES: {unknown} are not maps of the backbone: {list(shapes)}.")
         texts = _build_texts(cfg) if own.TEXT.ENABLED else None
-        sliding = cfg.TEST.SLIDING_WINDOW
+        classification = _classification(cfg)
         return {
             "backbone": backbone,
             "in_features": head.IN_FEATURES,
@@ -103,6 +107,7 @@ class MTACLIP(nn.Module):
                 num_contexts=0 if texts is None else own.TEXT.NUM_CONTEXTS,
                 text_dim=0 if texts is None else texts.encoder.embed_dim,
                 predict_initial=own.LOSS.SUPERVISE_INITIAL,
+                compare_in_eval=classification.needs_text,
             ),
             "texts": texts,
             "criterion": build_criterion(cfg),
@@ -110,7 +115,8 @@ class MTACLIP(nn.Module):
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "ignore_label": head.IGNORE_VALUE,
             "train_size": tuple(cfg.INPUT.CROP.SIZE),
-            "window": (tuple(sliding.CROP_SIZE), tuple(sliding.STRIDE)) if sliding.ENABLED else None,
+            "inference": _inference(cfg),
+            "classification": classification,
         }
 
     @property
@@ -127,19 +133,20 @@ class MTACLIP(nn.Module):
     def forward(
         self, batched_inputs: list[dict], divisors: Tensor | None = None
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Losses in training, class scores in eval mode.
+        """Losses in training, label maps in eval mode.
 
         Args:
             batched_inputs: one dict per image in Detectron2's format: "image" uint8 (3, h, w) RGB; in training
                 "sem_seg" (h, w) label map; in eval mode "height" and "width", the size of the result in pixels
-                (the image's own if absent).
+                (the image's own if absent), and "scores", whether the class scores are wanted too (False if absent).
             divisors: in training, `loss_divisors` of all parts of a batch of which this is one.
 
         Returns:
-            In training the weighted losses by name. In eval mode per image {"sem_seg": (C, height, width) scores}.
+            In training the weighted losses by name. In eval mode per image {"labels": (height, width) uint8 classes},
+            255 where scores are not finite, and where they are wanted "sem_seg": (C, height, width) float32 scores.
         """
         if not self.training:
-            return [{"sem_seg": self._scores(item)} for item in batched_inputs]
+            return self._segment(batched_inputs)
         images = torch.stack([self._pad(self._normalise(x["image"]), 0.0) for x in batched_inputs])
         labels = torch.stack([self._pad(x["sem_seg"], self.ignore_label) for x in batched_inputs])
         targets = SemanticTargets.from_labels(labels, self.criterion.num_classes, self.device)
@@ -151,24 +158,23 @@ class MTACLIP(nn.Module):
         mask_features, memories = self.pixel_decoder({name: features[name] for name in self.in_features})
         return self.decoder(memories, mask_features, None if self.texts is None else self.texts())
 
-    def window_scores(self, images: Tensor) -> Tensor:
-        """Class scores (B, C, H, W) of normalised images (B, 3, H, W) seen as a whole."""
-        predictions = self.predict(images)
-        return semantic_scores(predictions.class_logits[-1], predictions.mask_logits(), images.shape[-2:])
+    def classify_masks(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """From images (B, 3, H, W) in 0..255 to (B, Q, C) class probabilities and (B, Q, H/4, W/4) mask logits."""
+        predictions = self.predict(self._normalise(images))
+        similarity = None if predictions.similarity is None else predictions.similarity[-1]
+        return self.classification(predictions.class_logits[-1], similarity), predictions.mask_logits()
 
-    def _scores(self, item: dict) -> Tensor:
-        image = self._normalise(item["image"])[None]
-        if self.window is None:
-            scores = self.window_scores(image)
-        else:
-            scores = sliding_window_scores(self.window_scores, image, *self.window)
-        size = (item.get("height", image.shape[-2]), item.get("width", image.shape[-1]))
-        if scores.shape[-2:] != size:
-            scores = F.interpolate(scores, size=size, mode="bilinear", align_corners=False)
-        return scores[0]
+    def _segment(self, batched_inputs: list[dict]) -> list[dict[str, Tensor]]:
+        images = [item["image"].to(self.device, non_blocking=True) for item in batched_inputs]
+        sizes = [
+            (item.get("height", image.shape[-2]), item.get("width", image.shape[-1]))
+            for item, image in zip(batched_inputs, images, strict=True)
+        ]
+        wanted = [item.get("scores", False) for item in batched_inputs]
+        return self.inference(self.classify_masks, images, sizes, wanted)
 
     def _normalise(self, image: Tensor) -> Tensor:
-        """uint8 or float (3, h, w) in 0..255 -> float32, zero mean and unit deviation, on the model's device."""
+        """uint8 or float (..., 3, h, w) in 0..255 -> float32, zero mean, unit deviation, on the model's device."""
         return (image.to(self.device, non_blocking=True).float() - self.pixel_mean) / self.pixel_std
 
     def _pad(self, array: Tensor, value: float) -> Tensor:
@@ -195,3 +201,31 @@ def _build_texts(cfg: CfgNode) -> PromptedTexts:
         context_length=text.CONTEXT_LENGTH,
         token_length=text.TOKEN_LENGTH,
     )
+
+
+def _inference(cfg: CfgNode) -> SemanticInference:
+    """From images to label maps as TEST says."""
+    sliding = cfg.TEST.SLIDING_WINDOW
+    window = None
+    if sliding.ENABLED:
+        window = SlidingWindow(tuple(sliding.CROP_SIZE), tuple(sliding.STRIDE), sliding.BATCH)
+    where = cfg.TEST.SCORES_DEVICE
+    if where not in ("model", "cpu"):
+        raise ValueError(f"TEST.SCORES_DEVICE must be 'model' or 'cpu', got {where!r}.")
+    return SemanticInference(
+        window=window,
+        query_eps=cfg.TEST.QUERY_EPS,
+        device=torch.device("cpu") if where == "cpu" else None,
+    )
+
+
+def _classification(cfg: CfgNode) -> MaskClassification:
+    """Which class mask queries have in eval mode, as TEST says."""
+    test = cfg.TEST
+    classification = MaskClassification(test.CLASSIFIER, test.TEXT_TEMPERATURE, test.TEXT_WEIGHT)
+    if classification.needs_text and not cfg.MODEL.MTACLIP.TEXT.ENABLED:
+        raise ValueError(
+            f"TEST.CLASSIFIER is '{test.CLASSIFIER}', but the model has no text side (MODEL.MTACLIP.TEXT.ENABLED is "
+            "False): set the key to 'linear'."
+        )
+    return classification

@@ -25,6 +25,7 @@ from mtaclip.engine import Trainer, setup_cfg
 from mtaclip.engine.launch import RunError, launch
 from mtaclip.engine.processes import find_processes
 from mtaclip.engine.stopping import EXIT_STOPPED, Stopped
+from mtaclip.modeling.performance import speed_up
 
 
 def evaluate(cfg) -> dict:
@@ -34,6 +35,7 @@ def evaluate(cfg) -> dict:
         load_weights(model, cfg.MODEL.WEIGHTS)
     else:
         logging.getLogger("mtaclip").warning("MODEL.WEIGHTS is empty: these are the scores of an untrained model.")
+    speed_up(model, cfg)
     results = Trainer.test(cfg, model)
     if comm.is_main_process():
         verify_results(cfg, results)

@@ -59,11 +59,23 @@ def test_workers_draw_different_augmentations(rooms, cfg, first_batches):
     assert not torch.equal(first[0]["image"], second[0]["image"])
 
 
-def test_test_loader_gives_every_image_once_in_order(rooms, cfg):
+@pytest.mark.parametrize(("batch", "numbers"), [(1, [["0"], ["1"], ["2"]]), (2, [["0", "1"], ["2"]])])
+def test_test_loader_gives_every_image_once_in_order(rooms, cfg, batch, numbers):
+    cfg.MODEL.DEVICE, cfg.TEST.IMS_PER_BATCH = "cpu", batch
     batches = list(build_test_loader(cfg, NAME))
-    assert [[sample["image_id"] for sample in batch] for batch in batches] == [["0"], ["1"], ["2"]]
+    assert [[sample["image_id"] for sample in batch] for batch in batches] == numbers
     assert batches[0][0]["image"].shape == (3, 24, 32)
     assert "sem_seg" not in batches[0][0]
+
+
+def test_nothing_to_evaluate_is_one_sentence(rooms, cfg):
+    cfg.TEST.IMS_PER_BATCH = 0
+    with pytest.raises(ValueError, match=r"TEST\.IMS_PER_BATCH must be positive"):
+        build_test_loader(cfg, NAME)
+    cfg.TEST.IMS_PER_BATCH = 1
+    rooms.clear()
+    with pytest.raises(ValueError, match=rf"dataset '{NAME}' is empty"):
+        build_test_loader(cfg, NAME)
 
 
 def test_an_error_in_a_worker_names_the_file(rooms, cfg, first_batches):

@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mtaclip import add_mtaclip_config
+from mtaclip.checkpoint import Checkpointer
+from mtaclip.engine import setup_cfg
+from mtaclip.inference.canvas import most_likely
 from mtaclip.inference.predictor import Predictor
+from mtaclip.modeling.build import build_model
+
+SMALL = ["MODEL.MTACLIP.DECODER.NUM_QUERIES", "8"]
 
 
 @META_ARCH_REGISTRY.register()
@@ -30,7 +37,7 @@ class PredictorTestModel(nn.Module):
             self.seen.append(tuple(item["image"].shape))
             scores = self.mix(item["image"].float()[None])
             scores = nn.functional.interpolate(scores, size=(item["height"], item["width"]), mode="nearest")
-            outputs.append({"sem_seg": scores[0]})
+            outputs.append({"labels": most_likely(scores[0])} | ({"sem_seg": scores[0]} if item["scores"] else {}))
         return outputs
 
 
@@ -76,8 +83,10 @@ def test_every_kind_of_image_is_read_as_rgb(tmp_path):
         assert prediction.labels.dtype == np.uint8
         assert prediction.labels.shape == (40, 120), name
         assert prediction.labels[20, [20, 60, 100]].tolist() == [0, 1, 2], name
-        assert prediction.scores.shape == (3, 40, 120)
-        assert not prediction.scores.requires_grad
+        assert prediction.scores is None
+        scores = predictor(kind, scores=True).scores
+        assert scores.shape == (3, 40, 120)
+        assert not scores.requires_grad
 
 
 @pytest.mark.parametrize(
@@ -154,3 +163,56 @@ def test_scores_that_are_not_finite_are_refused(tmp_path):
 def test_other_arrays_are_refused(tmp_path, image, error):
     with pytest.raises(error, match="must be"):
         Predictor(make_cfg(tmp_path))(image)
+
+
+def test_many_threads_may_ask_one_predictor(tmp_path, config_path):
+    opts = ["MODEL.WEIGHTS", str(tmp_path / "tiny.pth"), "INPUT.MIN_SIZE_TEST", "0", *SMALL]
+    cfg = setup_cfg(config_path("miniature/mtaclip_tiny.yaml"), opts, device="cpu")
+    torch.manual_seed(0)
+    torch.save({"model": build_model(cfg).state_dict()}, cfg.MODEL.WEIGHTS)
+    images = [np.random.default_rng(i).integers(0, 256, (40 + i, 90 - i, 3), np.uint8) for i in range(12)]
+    alone = Predictor(cfg)
+    expected = [alone(image, scores=True) for image in images]
+    shared = Predictor(cfg)  # which has not read its texts yet
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda image: shared(image, scores=True), images))
+    for one, other in zip(found, expected, strict=True):
+        assert np.array_equal(one.labels, other.labels)
+        torch.testing.assert_close(one.scores, other.scores)
+
+
+def test_a_checkpoint_is_enough(tmp_path, config_path):
+    cfg = setup_cfg(config_path("miniature/mtaclip_tiny.yaml"), ["INPUT.MIN_SIZE_TEST", "48", *SMALL], device="cpu")
+    torch.manual_seed(0)
+    Checkpointer(build_model(cfg), str(tmp_path), config=cfg).save("model_final", iteration=7)
+    file = tmp_path / "model_final.pth"
+    image = np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.WEIGHTS = str(file)
+    expected = Predictor(cfg)(image, scores=True)
+    found = Predictor.from_checkpoint(file, device="cpu")(image, scores=True)
+    assert np.array_equal(found.labels, expected.labels)
+    assert torch.equal(found.scores, expected.scores)
+    larger = Predictor.from_checkpoint(file, device="cpu", opts=["INPUT.MIN_SIZE_TEST", "0"])(image, scores=True)
+    assert not torch.equal(larger.scores, expected.scores)
+    with pytest.raises(ValueError, match=r"model_final\.pth.*INPUT\.SIZE_TEST"):
+        Predictor.from_checkpoint(file, opts=["INPUT.SIZE_TEST", "0"])
+
+
+def test_a_checkpoint_without_config_says_what_else_to_do(tmp_path):
+    cfg = make_cfg(tmp_path)
+    with pytest.raises(ValueError, match=r"holds no config.*Predictor\(cfg\)"):
+        Predictor.from_checkpoint(cfg.MODEL.WEIGHTS)
+
+
+def test_the_model_computes_in_the_type_of_its_evaluation(tmp_path, config_path):
+    opts = ["MODEL.WEIGHTS", str(tmp_path / "tiny.pth"), "SOLVER.AMP.ENABLED", "True", *SMALL]
+    cfg = setup_cfg(config_path("miniature/mtaclip_tiny.yaml"), opts, device="cpu")
+    model = build_model(cfg)
+    torch.save({"model": model.state_dict()}, cfg.MODEL.WEIGHTS)
+    predictor = Predictor(cfg)
+    types = set()
+    predictor._model.decoder.class_head.register_forward_hook(lambda *args: types.add(args[2].dtype))
+    predictor(np.zeros((40, 60, 3), np.uint8))
+    assert types == {torch.bfloat16}

@@ -59,8 +59,9 @@ def test_every_trained_parameter_gets_a_finite_gradient(build, method, options, 
 @torch.no_grad()
 def test_scores_have_the_asked_size_whatever_the_image_has(build):
     model = build().eval()
-    inputs = [sample(50, 75) | {"height": 101, "width": 152}, sample(64, 97)]
+    inputs = [sample(50, 75) | {"height": 101, "width": 152, "scores": True}, sample(64, 97) | {"scores": True}]
     results = model(inputs)
+    assert [tuple(r["labels"].shape) for r in results] == [(101, 152), (64, 97)]
     assert [tuple(r["sem_seg"].shape) for r in results] == [(19, 101, 152), (19, 64, 97)]
     alone = model(inputs[:1])
     torch.testing.assert_close(alone[0]["sem_seg"], results[0]["sem_seg"])
@@ -70,8 +71,37 @@ def test_scores_have_the_asked_size_whatever_the_image_has(build):
 def test_one_large_window_is_the_whole_image(build):
     whole = build().eval()
     window = build("mtaclip", "TEST.SLIDING_WINDOW.ENABLED", "True").eval()
-    image = [sample()]
+    image = [sample() | {"scores": True}]
     torch.testing.assert_close(window(image)[0]["sem_seg"], whole(image)[0]["sem_seg"])
+
+
+@torch.no_grad()
+def test_texts_are_read_once_for_all_images_and_windows(build):
+    sliding = {"ENABLED": "True", "CROP_SIZE": "(48,64)", "STRIDE": "(32,43)"}
+    model = build("mtaclip", *(x for k, v in sliding.items() for x in (f"TEST.SLIDING_WINDOW.{k}", v))).eval()
+    read = []
+    model.texts.encoder.register_forward_hook(lambda *_: read.append(1))
+    for size in ((64, 97), (101, 152)):
+        model([sample(*size), sample(*size)])
+    assert len(read) == 1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("classifier", ["text", "ensemble"])
+def test_texts_can_classify_masks(build, classifier):
+    image = [sample() | {"scores": True}]
+    linear = build().eval()(image)[0]["sem_seg"]
+    model = build("mtaclip", "TEST.CLASSIFIER", classifier).eval()
+    scores = model(image)[0]["sem_seg"]
+    assert not torch.allclose(scores, linear)
+    names = load_vocabulary("cityscapes", 19)
+    model.texts.set_texts([*reversed(names), "none"])  # queries of texts have learned positions, which stay
+    assert not torch.allclose(model(image)[0]["sem_seg"], scores)
+
+
+def test_a_model_without_texts_cannot_be_asked_for_them(build):
+    with pytest.raises(ValueError, match=r"TEST\.CLASSIFIER is 'text', but the model has no text side"):
+        build("mask2former", "TEST.CLASSIFIER", "text")
 
 
 def test_small_crops_are_padded_and_large_ones_refused(build):

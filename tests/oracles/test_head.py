@@ -2,7 +2,8 @@
 
 import torch
 
-from mtaclip.inference.semantic import semantic_scores
+from mtaclip.inference.classifier import MaskClassification
+from mtaclip.inference.windows import Window
 
 
 def close(actual, expected, atol):
@@ -38,10 +39,12 @@ def test_eval_mode_gives_the_last_layer_and_the_window_score(head_file, load_hea
     predictions, _ = head.eval()(golden["inputs"]["features"], golden["inputs"]["text_embeddings"][:, 0])
     assert len(predictions.class_logits) == 1 and predictions.similarity is None
     close(predictions.class_logits[-1], golden["outputs"]["cls_logits"][-1], 1e-5)
-    scores = semantic_scores(
-        predictions.class_logits[-1], predictions.mask_logits(), tuple(golden["config"]["image_size"])
-    )
-    close(scores, golden["outputs"]["seg_logits"], 2e-4)
+    rows, columns = (range(length) for length in golden["config"]["image_size"])
+    probabilities = MaskClassification()(predictions.class_logits[-1], None)
+    for one, masks, expected in zip(
+        probabilities, predictions.mask_logits(), golden["outputs"]["seg_logits"], strict=True
+    ):
+        close(Window(rows, columns, one, masks).scores(rows, columns), expected, 2e-4)
 
 
 def test_attention_masks_equal_the_authors(head_file, load_head):

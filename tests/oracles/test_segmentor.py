@@ -5,6 +5,8 @@ import torch
 
 from mtaclip.checkpoint.loading import load_state
 from mtaclip.checkpoint.released import convert_released
+from mtaclip.inference.classifier import MaskClassification
+from mtaclip.inference.semantic import SemanticInference, SlidingWindow
 from mtaclip.modeling.clip_backbone import CLIPResNet
 from mtaclip.modeling.mask_text_decoder import MaskTextDecoder
 from mtaclip.modeling.meta_arch import MTACLIP
@@ -70,7 +72,8 @@ def build(golden: dict) -> MTACLIP:
         pixel_std=config["std"],
         ignore_label=255,
         train_size=tuple(config["crop"]),
-        window=(tuple(config["crop"]), tuple(config["stride"])),
+        inference=SemanticInference(SlidingWindow(tuple(config["crop"]), tuple(config["stride"]), batch=2)),
+        classification=MaskClassification(),
     )
     converted, _ = convert_released(golden["state_dict"])
     load_state(model, converted, "golden segmentor")
@@ -85,9 +88,9 @@ def test_labels_and_scores_of_whole_images(e2e_file):
     for run in golden["runs"]:
         height, width = run["ori_shape"]
         rgb = run["image_bgr_uint8"].flip(0)
-        (result,) = model([{"image": rgb, "height": height, "width": width}])
+        (result,) = model([{"image": rgb, "height": height, "width": width, "scores": True}])
         torch.testing.assert_close(result["sem_seg"], run["seg_logits"], rtol=0, atol=2e-4)
-        assert torch.equal(result["sem_seg"].argmax(0), run["pred"][0].long())
+        assert torch.equal(result["labels"].long(), run["pred"][0].long())
 
 
 @torch.no_grad()
@@ -96,8 +99,9 @@ def test_first_window(e2e_file):
     model = build(golden)
     crop = golden["config"]["crop"]
     for run in golden["runs"]:
-        window = run["normalized_input"][..., : crop[0], : crop[1]]
-        torch.testing.assert_close(model.window_scores(window), run["first_window_logits"], rtol=0, atol=2e-4)
+        window = run["image_bgr_uint8"].flip(0)[:, : crop[0], : crop[1]]
+        (result,) = model([{"image": window, "scores": True}])
+        torch.testing.assert_close(result["sem_seg"], run["first_window_logits"][0], rtol=0, atol=2e-4)
 
 
 def test_training_images_are_normalised_then_padded(e2e_file):

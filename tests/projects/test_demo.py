@@ -29,7 +29,8 @@ class DemoTestModel(nn.Module):
         images = [item["image"].float() * self.weights[:, None, None] for item in inputs]
         sizes = [(item["height"], item["width"]) for item in inputs]
         resize = nn.functional.interpolate
-        return [{"sem_seg": resize(x[None], size=size)[0]} for x, size in zip(images, sizes, strict=True)]
+        scores = [resize(x[None], size=size)[0] for x, size in zip(images, sizes, strict=True)]
+        return [{"labels": x.argmax(0).to(torch.uint8)} for x in scores]
 
 
 @pytest.fixture

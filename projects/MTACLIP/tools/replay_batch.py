@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from mtaclip.checkpoint.loading import load_state, read_checkpoint
 from mtaclip.engine import setup_cfg
-from mtaclip.engine.trainer import amp_dtype
 from mtaclip.modeling.build import build_model
+from mtaclip.modeling.performance import amp_dtype
 
 _logger = logging.getLogger("mtaclip.replay")
 

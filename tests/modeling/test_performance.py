@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mtaclip.engine import Trainer, setup_cfg
-from mtaclip.engine.performance import speed_up
+from mtaclip.modeling.performance import speed_up
 
 SMALL = ["INPUT.CROP.SIZE", "(64,96)", "MODEL.MTACLIP.LOSS.NUM_POINTS", "64", "MODEL.MTACLIP.DECODER.NUM_QUERIES", "8"]
 
