@@ -262,8 +262,8 @@ class PredictionWriter(DatasetEvaluator):
             labels, size = _labels(output), (record["height"], record["width"])
             if labels.shape != size or labels.dtype != torch.uint8:
                 raise ValueError(
-                    f"{record['file_name']}: the model's 'labels' are {tuple(labels.shape)} {labels.dtype}, but must be "
-                    f"{size} torch.uint8, the class of every pixel."
+                    f"{record['file_name']}: the model's 'labels' are {tuple(labels.shape)} {labels.dtype}, but must "
+                    f"be {size} torch.uint8, the class of every pixel."
                 )
             self._folder.write(record["file_name"], labels.cpu().numpy())
 
