@@ -58,7 +58,8 @@ class Trainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode) -> None:
         TrainerBase.__init__(self)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
-        for names in (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST):  # what is missing is better noticed now than later
+        # What is missing or cannot be evaluated is better noticed now than later.
+        for names in (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST):
             if names:
                 get_records(names)
         for name in cfg.DATASETS.TEST:
@@ -223,7 +224,8 @@ class Trainer(DefaultTrainer):
         """Streaming scores of a dataset; `scores_<dataset>.json` goes into OUTPUT_DIR. Without labels, no scores.
 
         Raises:
-            ValueError: the dataset asks for another evaluator, or no image has labels and TEST.SAVE_PREDICTIONS is off.
+            ValueError: the dataset asks for another evaluator; or no image has labels, and TEST.SAVE_PREDICTIONS is off
+                or scores are expected.
             FileNotFoundError: files of the dataset are missing.
         """
         kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
@@ -238,6 +240,11 @@ class Trainer(DefaultTrainer):
             raise ValueError(
                 f"DATASETS.TEST: {dataset_name!r} has no labels and cannot be scored: take a split with labels, or set "
                 "TEST.SAVE_PREDICTIONS True, which writes its predictions."
+            )
+        if cfg.TEST.EXPECTED_RESULTS:
+            raise ValueError(
+                f"TEST.EXPECTED_RESULTS: {dataset_name!r} of DATASETS.TEST has no labels and will have no scores: take "
+                "the expected ones away, or a split with labels."
             )
         return DatasetEvaluators([])
 

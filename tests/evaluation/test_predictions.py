@@ -346,6 +346,8 @@ def test_a_split_without_labels_is_refused_before_any_image_is_computed(evaluate
     model = Brightness()
     with pytest.raises(ValueError, match=rf"{TEST}.*no labels.*TEST\.SAVE_PREDICTIONS True"):
         evaluate(model, "DATASETS.TEST", f"('{VAL}', '{TEST}')", save=False)
+    with pytest.raises(ValueError, match=rf"TEST\.EXPECTED_RESULTS: '{TEST}'.*no labels"):
+        evaluate(model, "TEST.EXPECTED_RESULTS", "[['sem_seg', 'mIoU', 45.0, 0.5]]", dataset=TEST)
     assert model.seen == 0
     options = ["DATASETS.TEST", f"('{TEST}',)", "OUTPUT_DIR", str(tmp_path)]
     with pytest.raises(ValueError, match=rf"{TEST}.*no labels"):
