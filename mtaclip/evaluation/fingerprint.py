@@ -1,7 +1,9 @@
 """What predicted labels depend on, in a form that can be stored and compared."""
 
+from collections.abc import Iterable
 from hashlib import blake2b
 from itertools import chain
+from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
@@ -13,7 +15,7 @@ _WITHOUT_EFFECT = ("SAVE_PREDICTIONS", "EVAL_PERIOD", "EXPECTED_RESULTS", "BOUND
 
 
 def fingerprint(cfg: CfgNode, model: nn.Module) -> dict[str, str]:
-    """Digests of everything the labels of an image depend on.
+    """Digests of everything the labels of a given image depend on.
 
     Args:
         cfg: MODEL but for WEIGHTS, the test sizes and the format of INPUT, TEST but for what only scores depend on, and
@@ -24,6 +26,20 @@ def fingerprint(cfg: CfgNode, model: nn.Module) -> dict[str, str]:
         `settings` and `weights`, hexadecimal.
     """
     return {"settings": _digest_of_settings(cfg), "weights": _digest_of_weights(model)}
+
+
+def digest_of_images(file_names: Iterable[str]) -> str:
+    """Digest of images by name and number of bytes, so that a copy in another folder has the same.
+
+    Args:
+        file_names: images, in any order; those that do not exist are another kind of image.
+
+    Returns:
+        hexadecimal.
+    """
+    files = map(Path, file_names)
+    images = sorted((file.name, file.stat().st_size if file.is_file() else -1) for file in files)
+    return blake2b(repr(images).encode(), digest_size=16).hexdigest()
 
 
 def _digest_of_settings(cfg: CfgNode) -> str:

@@ -1,7 +1,7 @@
 """Predicted label maps as PNGs in the format of a benchmark, and evaluation that goes on from those that are there.
 
 A folder belongs to one dataset. `predictions.json` in it says what the label maps were computed with; those of other
-weights or settings are replaced. A label map is written under a hidden name first, so that it is complete or absent,
+weights, settings or images are replaced. A label map is written under a hidden name first, so that it is complete or absent,
 and checked by its checksums when it is read. Shapes: `C` classes, `H, W` the original size of an image.
 """
 
@@ -27,6 +27,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mtaclip.data.labels import IGNORE_LABEL, label_table, read_label_map
+from mtaclip.evaluation.fingerprint import digest_of_images
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ class PredictionFolder:
         problem = None
         if comm.is_main_process():
             try:
-                self._prepare({"dataset": self.dataset_name, "format": self.format, **(fingerprint or {})})
+                self._prepare(self._manifest(fingerprint or {}))
             except OSError as error:
                 problem = self._sentence(self.folder, error)
         problem = comm.all_gather(problem)[0]
@@ -157,6 +158,10 @@ class PredictionFolder:
         """Number, place and format of the label maps that are there, in words."""
         count = len(self._present())
         return f"{count} of {len(self._files)} predictions are in {self.folder} as {_DESCRIPTIONS[self.format]}"
+
+    def _manifest(self, fingerprint: dict[str, str]) -> dict[str, str]:
+        images = digest_of_images(self._files)
+        return {"dataset": self.dataset_name, "images": images, "format": self.format, **fingerprint}
 
     def _prepare(self, manifest: dict[str, str]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

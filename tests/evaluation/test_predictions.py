@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import subprocess
 import threading
 from pathlib import Path
@@ -208,6 +209,20 @@ def test_predictions_of_another_model_are_replaced(evaluate, said, tmp_path, off
     label_ids = np.array([trainId2label[train_id].id for train_id in range(19)])
     for file in predictions(tmp_path / "out"):
         assert file == other or (np.array(Image.open(file)) == label_ids[expected[file.stem]]).all()
+
+
+def test_predictions_of_other_images_are_replaced_and_those_of_a_copy_are_kept(evaluate, own_dataset, said, tmp_path):
+    name, records = own_dataset
+    evaluate(Brightness(), dataset=name)
+    copy = Path(shutil.copytree(tmp_path, tmp_path.parent / f"{tmp_path.name}_copy"))
+    for record in records:
+        record["file_name"] = str(copy / Path(record["file_name"]).name)
+    model = Brightness()
+    evaluate(model, dataset=name)
+    assert model.seen == 0
+    Image.fromarray(np.arange(48, dtype=np.uint8).reshape(6, 8)).save(records[0]["file_name"])
+    evaluate(model, dataset=name)
+    assert model.seen == 2 and "2 predictions of other images are removed" in said()
 
 
 def flip_a_bit(file: Path) -> None:
