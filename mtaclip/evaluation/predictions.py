@@ -1,8 +1,8 @@
 """Predicted label maps as PNGs in the format of a benchmark, and evaluation that goes on from those that are there.
 
 A folder belongs to one dataset. `predictions.json` in it says what the label maps were computed with; those of other
-weights, settings or images are replaced. A label map is written under a hidden name first, so that it is complete or absent,
-and checked by its checksums when it is read. Shapes: `C` classes, `H, W` the original size of an image.
+weights, settings or images are replaced. A label map is written under a hidden name first, so that it is complete or
+absent, and its checksums are compared when it is read. Shapes: `C` classes, `H, W` the original size of an image.
 """
 
 import contextlib
