@@ -33,7 +33,8 @@ from mtaclip.engine.step import LOG_PERIOD, TrainStep, random_seed
 from mtaclip.engine.stopping import StopOnSignal
 from mtaclip.evaluation import SemanticEvaluator
 from mtaclip.evaluation.fingerprint import fingerprint
-from mtaclip.evaluation.predictions import PredictionFolder, PredictionWriter, SavedPredictions
+from mtaclip.evaluation.prediction_folder import PredictionFolder
+from mtaclip.evaluation.predictions import PredictionWriter, SavedPredictions
 from mtaclip.modeling.build import build_model
 
 _logger = logging.getLogger(__name__)

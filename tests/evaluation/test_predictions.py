@@ -18,7 +18,7 @@ from pytest import approx
 
 from mtaclip.engine import Trainer, setup_cfg
 from mtaclip.evaluation import SemanticEvaluator
-from mtaclip.evaluation.predictions import PredictionFolder
+from mtaclip.evaluation.prediction_folder import PredictionFolder
 
 VAL, TEST, ADE20K = "cityscapes_sem_seg_val", "cityscapes_sem_seg_test", "ade20k_150_sem_seg_val"
 
