@@ -170,3 +170,5 @@ def _add_test(cfg: CN) -> None:
     cfg.TEST.IMS_PER_BATCH = 1
     # Also score class boundaries: boundary IoU (Cheng et al. 2021), within 2 % of the image diagonal.
     cfg.TEST.BOUNDARY_IOU = False
+    # Also write all label maps, in the benchmark's format, to OUTPUT_DIR/predictions/<dataset>/, and go on from there.
+    cfg.TEST.SAVE_PREDICTIONS = False

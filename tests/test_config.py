@@ -82,6 +82,7 @@ def test_every_key_is_read(miniature, tmp_path, monkeypatch):
     ]  # fmt: skip
     options = [
         "TEST.SLIDING_WINDOW.ENABLED", "True",
+        "TEST.SAVE_PREDICTIONS", "True",
         "SOLVER.AMP.ENABLED", "True",
         "DATALOADER.NUM_WORKERS", "0",
         "OUTPUT_DIR", str(tmp_path),
@@ -91,7 +92,8 @@ def test_every_key_is_read(miniature, tmp_path, monkeypatch):
     Trainer(cfg)
     build_train_loader(cfg)
     build_backbone(cfg_vit)
-    Trainer.build_evaluator(cfg, "cityscapes_sem_seg_val")
+    for split in ("val", "test"):
+        Trainer.build_evaluator(cfg, f"cityscapes_sem_seg_{split}")
     unread = {key for key in own_keys() if (frozenset(leaves(cfg)[key]), key.rsplit(".")[-1]) not in read}
     assert not unread
 

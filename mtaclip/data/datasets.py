@@ -185,6 +185,7 @@ def _register_cityscapes() -> None:
             ignore_label=IGNORE_LABEL,
             evaluator_type=EVALUATOR_TYPE,
             vocabulary="cityscapes",
+            prediction_format="cityscapes_label_ids",
         )
 
 
@@ -197,6 +198,7 @@ def _register_ade20k() -> None:
             ignore_label=IGNORE_LABEL,
             evaluator_type=EVALUATOR_TYPE,
             vocabulary="ade20k",
+            prediction_format="ade20k",
         )
 
 

@@ -74,7 +74,7 @@ def _sentences() -> Iterator[None]:
     """Errors that this package raises on purpose become RunErrors: their message says it all."""
     try:
         yield
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         frames = list(traceback.walk_tb(error.__traceback__))
         raised_in = Path(frames[-1][0].f_code.co_filename).resolve()
         if _PACKAGE not in raised_in.parents:

@@ -2,6 +2,7 @@
 
 import logging
 import weakref
+from collections import OrderedDict
 from functools import reduce
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer, create_ddp_model, hooks
 from detectron2.engine.train_loop import TrainerBase
-from detectron2.evaluation import DatasetEvaluator
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from torch import nn
@@ -29,6 +30,9 @@ from mtaclip.engine.optimizer import build_lr_scheduler, build_optimizer
 from mtaclip.engine.step import LOG_PERIOD, TrainStep, random_seed
 from mtaclip.engine.stopping import StopOnSignal
 from mtaclip.evaluation import SemanticEvaluator
+from mtaclip.evaluation.fingerprint import fingerprint
+from mtaclip.evaluation.prediction_folder import PredictionFolder
+from mtaclip.evaluation.predictions import PredictionWriter, SavedPredictions
 from mtaclip.inference.augmentation import build_inference
 from mtaclip.modeling.build import build_model
 from mtaclip.modeling.performance import amp_dtype, autocast, speed_up
@@ -55,9 +59,12 @@ class Trainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode) -> None:
         TrainerBase.__init__(self)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
-        for names in (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST):  # what is missing is better noticed now than later
+        # What is missing or cannot be evaluated is better noticed now than later.
+        for names in (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST):
             if names:
                 get_records(names)
+        for name in cfg.DATASETS.TEST:
+            self.build_evaluator(cfg, name)
         model = self.build_model(cfg)
         optimizer = build_optimizer(cfg, model)
         speed_up(model, cfg)
@@ -216,10 +223,12 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """Streaming scores of a dataset; `scores_<dataset>.json` goes into OUTPUT_DIR.
+        """Streaming scores of a dataset; `scores_<dataset>.json` goes into OUTPUT_DIR. Without labels, no scores.
 
         Raises:
-            ValueError: the dataset asks for another evaluator.
+            ValueError: the dataset asks for another evaluator; or no image has labels, and TEST.SAVE_PREDICTIONS is off
+                or scores are expected.
+            FileNotFoundError: files of the dataset are missing.
         """
         kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
         if kind != "mtaclip_sem_seg":
@@ -227,14 +236,59 @@ class Trainer(DefaultTrainer):
                 f"DATASETS.TEST: {dataset_name!r} has evaluator_type {kind!r}; this project evaluates datasets with "
                 '"mtaclip_sem_seg", as mtaclip/data/ registers them.'
             )
-        return SemanticEvaluator(dataset_name, output_dir=cfg.OUTPUT_DIR, boundary_iou=cfg.TEST.BOUNDARY_IOU)
+        if any(record.get("sem_seg_file_name") for record in get_records([dataset_name])):
+            return SemanticEvaluator(dataset_name, output_dir=cfg.OUTPUT_DIR, boundary_iou=cfg.TEST.BOUNDARY_IOU)
+        if not cfg.TEST.SAVE_PREDICTIONS:
+            raise ValueError(
+                f"DATASETS.TEST: {dataset_name!r} has no labels and cannot be scored: take a split with labels, or set "
+                "TEST.SAVE_PREDICTIONS True, which writes its predictions."
+            )
+        if cfg.TEST.EXPECTED_RESULTS:
+            raise ValueError(
+                f"TEST.EXPECTED_RESULTS: {dataset_name!r} of DATASETS.TEST has no labels and will have no scores: take "
+                "the expected ones away, or a split with labels."
+            )
+        return DatasetEvaluators([])
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators=None):
         """Evaluate on every dataset of DATASETS.TEST, under autocast if SOLVER.AMP is on.
 
+        With TEST.SAVE_PREDICTIONS, label maps that an earlier, interrupted call has written are not computed again.
+
         Returns:
             Scores by dataset, or those of the only dataset.
+
+        Raises:
+            ValueError, FileNotFoundError: see `build_evaluator`, `build_test_loader` and `PredictionFolder`.
+            OSError: predictions cannot be written.
         """
+        if isinstance(evaluators, DatasetEvaluator):
+            evaluators = [evaluators]
+        if evaluators is None:  # of all datasets, so that what cannot be evaluated is noticed before the first image
+            evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
+        model = build_inference(cfg, model)
         with autocast(cfg):
-            return super().test(cfg, build_inference(cfg, model), evaluators)
+            if not cfg.TEST.SAVE_PREDICTIONS:
+                return super().test(cfg, model, evaluators)
+            results = OrderedDict(
+                (name, cls._test_and_save(cfg, model, name, evaluator))
+                for name, evaluator in zip(cfg.DATASETS.TEST, evaluators, strict=True)
+            )
+        return results if len(results) > 1 else next(iter(results.values()), results)
+
+    @classmethod
+    def _test_and_save(cls, cfg: CfgNode, model: nn.Module, dataset_name: str, evaluator: DatasetEvaluator) -> dict:
+        """Evaluate on one dataset, with its label maps in OUTPUT_DIR."""
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.DATASETS.TEST = (dataset_name,)
+        folder = PredictionFolder(
+            Path(cfg.OUTPUT_DIR) / "predictions" / dataset_name, dataset_name, get_records([dataset_name])
+        )
+        try:
+            folder.prepare(fingerprint(cfg, model) if comm.is_main_process() else None)
+            both = DatasetEvaluators([evaluator, PredictionWriter(folder)])
+            return super().test(cfg, SavedPredictions(model, folder), [both])
+        finally:
+            folder.close()

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
@@ -22,9 +21,11 @@ from mtaclip.data.labels import read_label_map
 from mtaclip.evaluation.boundary import boundary_counts
 from mtaclip.evaluation.confusion import ConfusionMatrix
 from mtaclip.evaluation.instances import AVERAGE_SIZES, instance_file, weighted_counts
+from mtaclip.evaluation.outputs import predicted_labels
 from mtaclip.evaluation.report import category_table, class_table, summary_table, write_scores
 from mtaclip.evaluation.scores import boundary_scores, instance_scores, semantic_scores
 from mtaclip.evaluation.tables import ImageTables, Tables
+from mtaclip.inference.canvas import most_likely
 
 logger = logging.getLogger(__name__)
 
@@ -158,13 +159,7 @@ class SemanticEvaluator(DatasetEvaluator):
         """Class of every pixel, (H, W) uint8 on the host."""
         if "labels" not in output:
             return self._most_likely_class(output["sem_seg"], file_name)
-        labels = output["labels"]
-        if labels.dim() != 2 or labels.dtype != torch.uint8:
-            raise ValueError(
-                f"{file_name}: the model's 'labels' are {tuple(labels.shape)} {labels.dtype}, but must be (H, W) "
-                "torch.uint8, the class of every pixel."
-            )
-        return labels.cpu().numpy()
+        return predicted_labels(output, file_name)
 
     def _most_likely_class(self, scores: Tensor, file_name: str) -> NDArray[np.uint8]:
         """Class of every pixel, (H, W) uint8 on the host, from scores (C, H, W)."""
@@ -173,10 +168,7 @@ class SemanticEvaluator(DatasetEvaluator):
                 f"{file_name}: the model's scores have shape {tuple(scores.shape)}, but dataset '{self._dataset_name}' "
                 f"has {len(self._class_names)} classes; set MODEL.SEM_SEG_HEAD.NUM_CLASSES to that number."
             )
-        best, labels = scores.max(dim=0)  # nan wins every comparison, so `best` shows it
-        if not torch.isfinite(best).all():
-            raise ValueError(f"{file_name}: the model's scores hold nan or infinite values; check the checkpoint.")
-        return labels.to(torch.uint8).cpu().numpy()
+        return predicted_labels({"labels": most_likely(scores)}, file_name)
 
     def _report(self, scores: dict[str, float], total: Tables) -> None:
         counts, num_images = total.counts, total.num_images

@@ -1,0 +1,263 @@
+"""A folder of predicted label maps, PNGs in the format of a benchmark.
+
+A folder belongs to one dataset. `predictions.json` in it says what the label maps were computed with; those of other
+weights, settings or images are replaced. A label map is written under a hidden name first, so that it is complete or
+absent, and its checksums are compared when it is read. Shapes: `C` classes, `H, W` the original size of an image.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from detectron2.data import MetadataCatalog
+from detectron2.utils import comm
+from numpy.typing import NDArray
+from PIL import Image
+
+from mtaclip.data.labels import IGNORE_LABEL, label_table, read_label_map
+from mtaclip.evaluation.fingerprint import digest_of_images
+
+logger = logging.getLogger(__name__)
+
+_MANIFEST = "predictions.json"
+_PARTIAL = ".partial"
+_WAITING = 8  # label maps that may wait to be written, per process
+_DESCRIPTIONS = {
+    "cityscapes_label_ids": "label ids, ready for the Cityscapes benchmark's server",
+    "ade20k": "classes 1 to 150, ready for the SceneParse150 benchmark's server",
+    "train_ids": "train ids",
+}
+
+
+class PredictionFolder:
+    """Label maps of one dataset, `<stem of the image>.png`, written in the background.
+
+    Their format is the entry `prediction_format` of the dataset's metadata, one of
+    `mtaclip.data.labels.LABEL_FORMATS`; "train_ids" if there is none.
+    """
+
+    def __init__(self, folder: str | Path, dataset_name: str, records: Sequence[dict[str, Any]]) -> None:
+        """Nothing is read or written yet.
+
+        Args:
+            folder: of this dataset alone.
+            dataset_name: registered dataset with `stuff_classes` in its metadata.
+            records: its images, dicts with `file_name`.
+
+        Raises:
+            ValueError: two images have one stem, or the format is unknown.
+        """
+        metadata = MetadataCatalog.get(dataset_name)
+        self.folder = Path(folder)
+        self.dataset_name = dataset_name
+        self.num_classes = len(metadata.stuff_classes)
+        self.format: str = metadata.get("prediction_format", "train_ids")
+        self._stored_values = _stored_values(self.format, self.num_classes)
+        self._files = _files(self.folder, dataset_name, records)
+        self._intact: set[Path] = set()
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="predictions")
+        self._waiting: deque[Future[None]] = deque()
+
+    def prepare(self, fingerprint: dict[str, str] | None) -> None:
+        """Create the folder and remove what does not belong to this evaluation; called by all processes.
+
+        Args:
+            fingerprint: what the labels depend on, see `mtaclip.evaluation.fingerprint`; other processes than the main
+                one may give None.
+
+        Raises:
+            OSError: the file system refuses a change.
+        """
+        problem = None
+        if comm.is_main_process():
+            try:
+                self._prepare(self._manifest(fingerprint or {}))
+            except OSError as error:
+                problem = self._sentence(self.folder, error)
+        problem = comm.all_gather(problem)[0]
+        if problem is not None:
+            raise OSError(problem)
+
+    def read(self, file_name: str, size: tuple[int, int]) -> NDArray[np.uint8] | None:
+        """Return the label map of an image if it is there and intact.
+
+        Args:
+            file_name: of the image.
+            size: height and width that the label map must have.
+
+        Returns:
+            Train ids (H, W), uint8.
+        """
+        file = self._files[file_name]
+        if not file.is_file():
+            return None
+        try:
+            with Image.open(file) as image:
+                image.verify()
+            labels = read_label_map(file, self.format, self.num_classes)
+        except (OSError, SyntaxError, ValueError) as error:
+            logger.warning("%s: computed anew, since it is damaged (%s).", file, error)
+            return None
+        if labels.shape != size or (labels == IGNORE_LABEL).any():
+            logger.warning("%s: computed anew, since it is no prediction for %s.", file, file_name)
+            return None
+        self._intact.add(file)
+        return labels
+
+    def write(self, file_name: str, labels: NDArray[np.uint8]) -> None:
+        """Write the label map of an image in the background, unless `read` has returned it.
+
+        Waits while too many others are waiting.
+
+        Args:
+            file_name: of the image.
+            labels: train ids (H, W), uint8.
+
+        Raises:
+            ValueError: a label is no class.
+            OSError: the file system has refused an earlier file.
+        """
+        file = self._files[file_name]
+        if file in self._intact:
+            return
+        if labels.max(initial=0) >= self.num_classes:
+            raise ValueError(
+                f"{file_name}: the model predicts class {labels.max()}, but dataset '{self.dataset_name}' has "
+                f"{self.num_classes} classes."
+            )
+        while self._waiting and (self._waiting[0].done() or len(self._waiting) >= _WAITING):
+            self._finish(self._waiting.popleft())
+        self._waiting.append(self._writer.submit(self._encode, file, labels))
+
+    def flush(self) -> None:
+        """Wait until everything is written.
+
+        Raises:
+            OSError: the file system has refused a file.
+        """
+        while self._waiting:
+            self._finish(self._waiting.popleft())
+
+    def close(self) -> None:
+        """End the thread; what waits is still written, and errors are not raised any more."""
+        self._writer.shutdown()
+
+    def describe(self) -> str:
+        """Number, place and format of the label maps that are there, in words."""
+        count = len(self._present())
+        return f"{count} of {len(self._files)} predictions are in {self.folder} as {_DESCRIPTIONS[self.format]}"
+
+    def _manifest(self, fingerprint: dict[str, str]) -> dict[str, str]:
+        images = digest_of_images(self._files)
+        return {"dataset": self.dataset_name, "images": images, "format": self.format, **fingerprint}
+
+    def _prepare(self, manifest: dict[str, str]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for left_over in self.folder.glob(f".*{_PARTIAL}"):
+            left_over.unlink(missing_ok=True)
+        present, file = self._present(), self.folder / _MANIFEST
+        stored = _read_manifest(file)
+        if stored != manifest:
+            if present:
+                logger.warning(
+                    "%s: %d predictions %s are removed; all are computed anew.",
+                    self.folder,
+                    len(present),
+                    _origin(stored, manifest),
+                )
+            file.unlink(missing_ok=True)  # first, so that none of the old ones is ever taken for a new one
+            for old in present:
+                old.unlink(missing_ok=True)
+            _replace(file, json.dumps(manifest, indent=1).encode())
+        elif present:
+            logger.info(
+                "%s: %d of %d predictions are there and are not computed again.",
+                self.folder,
+                len(present),
+                len(self._files),
+            )
+
+    def _present(self) -> list[Path]:
+        return [file for file in self._files.values() if file.is_file()]
+
+    def _encode(self, file: Path, labels: NDArray[np.uint8]) -> None:
+        encoded = cv2.imencode(".png", cv2.LUT(labels, self._stored_values))[1]
+        try:
+            _replace(file, encoded.tobytes())
+        except OSError as error:
+            raise OSError(self._sentence(file, error)) from error
+
+    @staticmethod
+    def _finish(writing: "Future[None]") -> None:
+        error = writing.exception()
+        if error is not None:
+            raise error
+
+    @staticmethod
+    def _sentence(path: Path, error: OSError) -> str:
+        existing = next(folder for folder in path.parents if folder.is_dir())
+        free = shutil.disk_usage(existing).free / 2**20
+        return (
+            f"TEST.SAVE_PREDICTIONS: {path} cannot be written: {error.strerror} ({free:.1f} MiB free in its file "
+            "system); remove the cause and run the same command again (a training with --resume): it goes on where it "
+            "stopped."
+        )
+
+
+def _stored_values(label_format: str, num_classes: int) -> NDArray[np.uint8]:
+    """Look-up table (256,) from train ids to the values of a format."""
+    train_ids = label_table(label_format, num_classes)
+    values = np.zeros(256, np.uint8)
+    for train_id in range(num_classes):
+        values[train_id] = np.flatnonzero(train_ids == train_id)[0]
+    return values
+
+
+def _files(folder: Path, dataset_name: str, records: Sequence[dict[str, Any]]) -> dict[str, Path]:
+    """File of every image."""
+    images: dict[str, str] = {}
+    for record in records:
+        name = record["file_name"]
+        stem = Path(name).stem
+        if images.setdefault(stem, name) != name:
+            raise ValueError(
+                f"TEST.SAVE_PREDICTIONS: dataset '{dataset_name}' has two images for one file {stem}.png, "
+                f"{images[stem]} and {name}: rename one of them."
+            )
+    return {name: folder / f"{stem}.png" for stem, name in images.items()}
+
+
+def _read_manifest(file: Path) -> dict[str, str] | None:
+    """Its content; None if it is missing or damaged."""
+    try:
+        content = json.loads(file.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _origin(stored: dict[str, str] | None, manifest: dict[str, str]) -> str:
+    """In words, what label maps that are not this evaluation's stem from."""
+    if stored is None:
+        return f"of unknown origin ({_MANIFEST} is missing or damaged)"
+    return f"of other {' and '.join(key for key, value in manifest.items() if stored.get(key) != value)}"
+
+
+def _replace(file: Path, content: bytes) -> None:
+    """Give `file` its content, complete, or leave it as it is; the disk need not have it yet."""
+    partial = file.with_name(f".{file.name}.{comm.get_rank()}{_PARTIAL}")
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, file)
+    finally:
+        with contextlib.suppress(OSError):  # what is left is removed at the next start
+            partial.unlink(missing_ok=True)
