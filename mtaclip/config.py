@@ -159,7 +159,7 @@ def _add_test(cfg: CN) -> None:
     # Class of a mask query: "linear" head as released, "text" (mask-text similarity), or their "ensemble".
     cfg.TEST.CLASSIFIER = "linear"
     # "text" and "ensemble": similarities are divided by this before the softmax.
-    cfg.TEST.TEXT_TEMPERATURE = 0.01
+    cfg.TEST.TEXT_TEMPERATURE = 0.03
     # "ensemble": weight of the text in the geometric mean with the linear head.
     cfg.TEST.TEXT_WEIGHT = 0.5
     # Queries are left out of a tile's sum, on a CPU, while that lowers no class score by more than this.

@@ -94,6 +94,7 @@ def test_every_key_is_read(miniature, tmp_path, monkeypatch):
     build_backbone(cfg_vit)
     for split in ("val", "test"):
         Trainer.build_evaluator(cfg, f"cityscapes_sem_seg_{split}")
+    Trainer.build_test_loader(cfg, "cityscapes_sem_seg_val")
     unread = {key for key in own_keys() if (frozenset(leaves(cfg)[key]), key.rsplit(".")[-1]) not in read}
     assert not unread
 

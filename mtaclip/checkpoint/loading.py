@@ -13,6 +13,7 @@ from mtaclip.checkpoint.released import convert_released, is_released
 
 _logger = logging.getLogger("mtaclip.checkpoint")
 _SHOWN = 3
+_TEXT_SIDE = ("texts.", "decoder.alignment.")  # beginnings of the names of what only a model with texts has
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -77,6 +78,12 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> No
         for what, keys in (("of another shape", other), ("missing", missing), ("unexpected", unexpected))
         if keys
     ]
+    wants, has = (any(key.startswith(_TEXT_SIDE) for key in keys) for keys in (wanted, state))
+    if problems and wants != has:
+        raise ValueError(
+            f"{source} has {'' if has else 'no '}weights for the text side, so that it belongs to a model "
+            f"with{'' if has else 'out'} texts: take the config it was trained with (MODEL.MTACLIP.TEXT.ENABLED {has})."
+        )
     if problems:
         raise ValueError(
             f"{source} does not fit the model: {'; '.join(problems)}; take the config it was trained with."

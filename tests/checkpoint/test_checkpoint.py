@@ -13,6 +13,8 @@ import torch
 from mtaclip.checkpoint import Checkpointer, load_weights
 from mtaclip.checkpoint.loading import read_checkpoint
 from mtaclip.checkpoint.released import convert_released, released_name
+from mtaclip.engine import setup_cfg
+from mtaclip.modeling.build import build_model
 
 
 def model() -> torch.nn.Module:
@@ -81,6 +83,18 @@ def test_what_does_not_fit_is_named(tmp_path):
         load_weights(model(), tmp_path / "other.pth")
     for words in ("other.pth", "0.weight (5, 3) instead of (4, 3)", "missing (0.bias)", "unexpected (2.weight)"):
         assert words in str(error.value)
+
+
+def test_a_checkpoint_without_the_text_side_says_what_it_is(config_path, tmp_path):
+    cfgs = [setup_cfg(config_path(f"miniature/{name}_tiny.yaml"), device="cpu") for name in ("mtaclip", "mask2former")]
+    with_texts, without = (build_model(cfg) for cfg in cfgs)
+    torch.save({"model": without.state_dict()}, tmp_path / "baseline.pth")
+    with pytest.raises(ValueError, match=r"baseline\.pth has no weights for the text side.*TEXT\.ENABLED False\)"):
+        load_weights(with_texts, tmp_path / "baseline.pth")
+    load_weights(without, tmp_path / "baseline.pth")
+    torch.save({"model": with_texts.state_dict()}, tmp_path / "texts.pth")
+    with pytest.raises(ValueError, match=r"texts\.pth has weights for the text side.*TEXT\.ENABLED True\)"):
+        load_weights(without, tmp_path / "texts.pth")
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut short"])
