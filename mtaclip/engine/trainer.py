@@ -215,7 +215,9 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """Streaming scores of a dataset; `scores_<dataset>.json` goes into OUTPUT_DIR.
+        """Streaming scores of a dataset; `scores_<dataset>.json` and the report go into OUTPUT_DIR.
+
+        The report is `report.html` and `report.md`; of several test datasets, `report_<dataset>.html` and `.md`.
 
         Raises:
             ValueError: the dataset asks for another evaluator.
@@ -226,7 +228,10 @@ class Trainer(DefaultTrainer):
                 f"DATASETS.TEST: {dataset_name!r} has evaluator_type {kind!r}; this project evaluates datasets with "
                 '"mtaclip_sem_seg", as mtaclip/data/ registers them.'
             )
-        return SemanticEvaluator(dataset_name, output_dir=cfg.OUTPUT_DIR, boundary_iou=cfg.TEST.BOUNDARY_IOU)
+        report = "report" if len(cfg.DATASETS.TEST) == 1 else f"report_{dataset_name}"
+        return SemanticEvaluator(
+            dataset_name, output_dir=cfg.OUTPUT_DIR, boundary_iou=cfg.TEST.BOUNDARY_IOU, report=report
+        )
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators=None):

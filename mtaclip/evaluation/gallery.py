@@ -137,18 +137,13 @@ def draw_example(example: Example, palette: Palette) -> Pictures:
         palette: names and colours of the classes.
     """
     prediction, truth = _decode(example.prediction), _decode(example.truth)
-    if example.photo is None:
-        photo = np.full((*truth.shape, 3), _NO_PHOTO, np.uint8)
-    else:
-        photo = _decode(example.photo)
+    photo = np.full((*truth.shape, 3), _NO_PHOTO, np.uint8) if example.photo is None else _decode(example.photo)
     overlays = [draw_overlay(photo, labels, palette, min_edge=_MIN_EDGE) for labels in (prediction, truth)]
     pictures = (*overlays, error_map(photo, prediction, truth))
     return Pictures(*(_encode_jpeg(picture, _SHOWN_QUALITY) for picture in pictures))
 
 
-def error_map(
-    photo: NDArray[np.uint8], prediction: NDArray[np.uint8], truth: NDArray[np.uint8]
-) -> NDArray[np.uint8]:
+def error_map(photo: NDArray[np.uint8], prediction: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Show where a prediction is wrong: those pixels red, ignored ones grey, the others the photo, dimmed and grey.
 
     Args:

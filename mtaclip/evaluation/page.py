@@ -115,7 +115,10 @@ section { margin-top: 44px; }
 .note { margin: 0; color: var(--muted); max-width: 75ch; }
 .note + *, h2 + * { margin-top: 16px; }
 h2 + .note { margin-top: 0; }
-.box { overflow: auto; max-height: 640px; border: 1px solid var(--line); border-radius: 8px; width: fit-content; max-width: 100%; }
+.box {
+  overflow: auto; max-height: 640px; width: fit-content; max-width: 100%;
+  border: 1px solid var(--line); border-radius: 8px;
+}
 table { border-collapse: separate; border-spacing: 0; font-variant-numeric: tabular-nums; }
 th, td { padding: 5px 14px; text-align: left; white-space: nowrap; border-bottom: 1px solid var(--line); }
 tr:last-child td { border-bottom: 0; }
@@ -129,13 +132,14 @@ th { position: sticky; top: 0; background: var(--panel); font-size: 13px; font-w
 .means dd { margin: 0; font-size: 24px; line-height: 1.25; font-weight: 600; font-variant-numeric: tabular-nums; }
 .means div:first-child dd { color: var(--accent); }
 .swatch {
-  display: inline-block; width: 12px; height: 12px; border-radius: 3px; box-shadow: inset 0 0 0 1px rgb(128 128 128 / 50%);
+  display: inline-block; width: 12px; height: 12px; border-radius: 3px;
+  box-shadow: inset 0 0 0 1px rgb(128 128 128 / 50%);
 }
 .bars { list-style: none; padding: 0; margin-bottom: 0; columns: 2 420px; column-gap: 48px; }
 .bars.many { columns: 3 320px; column-gap: 36px; font-size: 13px; }
 .bars li {
-  display: grid; grid-template-columns: 12px minmax(0, 9em) minmax(40px, 1fr) 3.4em 4.2em; gap: 10px; align-items: center;
-  break-inside: avoid; padding: 3px 0; font-variant-numeric: tabular-nums;
+  display: grid; grid-template-columns: 12px minmax(0, 9em) minmax(40px, 1fr) 3.4em 4.2em; gap: 10px;
+  align-items: center; break-inside: avoid; padding: 3px 0; font-variant-numeric: tabular-nums;
 }
 .bars .name { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .track { position: relative; height: 10px; border-radius: 3px; background: var(--panel); }
@@ -149,7 +153,7 @@ th { position: sticky; top: 0; background: var(--panel); font-size: 13px; font-w
 .matrix { overflow-x: auto; }
 .matrix svg { display: block; font-size: 11px; }
 .matrix text { fill: var(--ink); }
-.matrix text.muted { fill: var(--muted); }
+.matrix .share { font-size: 10px; pointer-events: none; }
 .matrix text.reversed { fill: var(--paper); }
 .matrix .frame { fill: none; stroke: var(--line); }
 .matrix .hit { fill: var(--accent); }
