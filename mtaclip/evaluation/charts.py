@@ -16,7 +16,7 @@ from mtaclip.visualization import Palette
 _MANY = 40  # more classes than these are drawn without names
 _CELL = 26  # width of a cell in pixels
 _GAP = 6  # between a name and the cells
-_LETTER = 6.2  # average width of a letter in pixels
+_LETTER = 5.8  # average width of a letter in pixels
 _LONGEST_NAME = 24  # letters; longer names are cut short
 _DARK = 0.6  # cells above that share of the row have light text
 _COLOURS = np.array([(198, 47, 47), (47, 111, 181)], np.uint8)  # confused, right

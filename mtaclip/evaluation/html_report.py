@@ -40,12 +40,9 @@ def html_report(
             class_bars(counts, palette),
             note="IoU in percent, and the class's share of the labelled pixels. The dashed line marks the mIoU.",
         ),
-        section("Classes", table(*class_rows(scores, counts, palette.names)), note="In percent."),
+        _tables(scores, counts, palette.names),
+        _confusions(counts, palette.names),
     ]
-    heads, rows = category_rows(scores)
-    if rows:
-        sections.append(section("Categories", table(heads, rows), note="In percent."))
-    sections.append(_confusions(counts, palette.names))
     for heading, examples in (("Best images", best), ("Worst images", worst)):
         if examples:
             note = (
@@ -62,6 +59,14 @@ def _means(scores: Mapping[str, float]) -> Html:
     return element("dl", *tiles, class_="means")
 
 
+def _tables(scores: Mapping[str, float], counts: NDArray[np.int64], names: tuple[str, ...]) -> Html:
+    parts = [section("Classes", table(*class_rows(scores, counts, names)), note="In percent.")]
+    heads, rows = category_rows(scores)
+    if rows:
+        parts.append(section("Categories", table(heads, rows), note="In percent."))
+    return element("div", *parts, class_="beside")
+
+
 def _confusions(counts: NDArray[np.int64], names: tuple[str, ...]) -> Html:
     heads, rows = frequent_confusions(counts, names)
     parts = [confusion_picture(counts, names)]
@@ -71,7 +76,7 @@ def _confusions(counts: NDArray[np.int64], names: tuple[str, ...]) -> Html:
         "Confusions",
         element("div", *parts, class_="confusions"),
         note="Rows are the truth, columns the prediction, in the order of the table of classes. Colours grow with the "
-        "root of the share of the row: blue is right, red is confused. Beside it, the confusions with most pixels.",
+        "root of the share of the row: blue is right, red is confused. The table lists the confusions with most pixels.",
     )
 
 

@@ -112,15 +112,16 @@ h1 { margin: 0 0 6px; font-size: 28px; line-height: 1.2; font-weight: 650; overf
 h2 { margin: 0 0 4px; font-size: 19px; line-height: 1.3; font-weight: 650; }
 header p { display: flex; flex-wrap: wrap; gap: 2px 20px; margin: 0; color: var(--muted); overflow-wrap: anywhere; }
 section { margin-top: 44px; }
-.note { margin: 0; color: var(--muted); max-width: 75ch; }
-.note + *, h2 + * { margin-top: 16px; }
-h2 + .note { margin-top: 0; }
+.note { margin: 0; color: var(--muted); max-width: 90ch; }
+section > :nth-child(2):not(.note), section > .note + * { margin-top: 16px; }
+.beside { display: flex; flex-wrap: wrap; gap: 0 48px; }
+.beside section { max-width: 100%; }
 .box {
-  overflow: auto; max-height: 640px; width: fit-content; max-width: 100%;
+  overflow: auto; max-height: 800px; width: fit-content; max-width: 100%;
   border: 1px solid var(--line); border-radius: 8px;
 }
 table { border-collapse: separate; border-spacing: 0; font-variant-numeric: tabular-nums; }
-th, td { padding: 5px 14px; text-align: left; white-space: nowrap; border-bottom: 1px solid var(--line); }
+th, td { padding: 4px 14px; text-align: left; white-space: nowrap; border-bottom: 1px solid var(--line); }
 tr:last-child td { border-bottom: 0; }
 th { position: sticky; top: 0; background: var(--panel); font-size: 13px; font-weight: 600; color: var(--muted); }
 .number { text-align: right; }
@@ -161,8 +162,7 @@ th { position: sticky; top: 0; background: var(--panel); font-size: 13px; font-w
 .matrix img {
   display: block; width: 100%; max-width: 640px; image-rendering: pixelated; border: 1px solid var(--line);
 }
-.example { margin: 0 0 24px; }
-.example:last-child { margin-bottom: 0; }
+.example { margin: 24px 0 0; }
 .example > figcaption { display: flex; flex-wrap: wrap; gap: 0 16px; margin-bottom: 6px; overflow-wrap: anywhere; }
 .example strong { font-weight: 600; font-variant-numeric: tabular-nums; }
 .panels { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 12px; }

@@ -208,7 +208,8 @@ class SemanticEvaluator(DatasetEvaluator):
         """Write the page and the Markdown; a failure costs no scores, so it is only logged."""
         if self._report_file is None or self._palette is None:
             return
-        facts = [f"{total.num_images} images", datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")]
+        images = "1 image" if total.num_images == 1 else f"{total.num_images} images"
+        facts = ["Semantic segmentation", images, datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")]
         page = html_report(self._dataset_name, facts, scores, total.counts, self._palette, best, worst)
         text = markdown_report(self._dataset_name, facts, scores, total.counts, self._class_names)
         for suffix, content in ((".html", page), (".md", text)):
