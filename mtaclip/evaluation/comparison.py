@@ -141,7 +141,7 @@ def comparison_markdown(runs: Sequence[str], evaluations: Sequence[Evaluation]) 
     means, classes = mean_table(evaluations), class_table(evaluations)
     parts = [
         f"Scores in percent, differences to {markdown_text(runs[0])}.",
-        markdown_table(*_facts(runs, evaluations)),
+        markdown_table(*_facts(runs, evaluations), names=2),
         markdown_table(*_cells(means, runs)),
         markdown_table(*_cells(classes, runs)),
     ]
@@ -182,7 +182,7 @@ def _coloured(scores: Table, runs: Sequence[str]) -> Html:
 
 
 def _colour(cell: str) -> str:
-    kind = {"+": "good", "\u2212": "bad"}.get(cell[0])
+    kind = {"+": "good", "-": "bad"}.get(cell[0]) if len(cell) > 1 else None
     return cell if kind is None else element("span", cell, class_=kind)
 
 
@@ -194,7 +194,7 @@ def _difference(value: float) -> str:
     """With a sign, unless it is 0.00 as it is shown."""
     if math.isnan(value) or abs(value) < 0.005:
         return "-" if math.isnan(value) else "0.00"
-    return f"{value:+.2f}".replace("-", "\u2212")
+    return f"{value:+.2f}"
 
 
 def _largest_difference(values: tuple[float, ...]) -> float:

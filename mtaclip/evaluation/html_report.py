@@ -75,8 +75,8 @@ def _confusions(counts: NDArray[np.int64], names: tuple[str, ...]) -> Html:
     return section(
         "Confusions",
         element("div", *parts, class_="confusions"),
-        note="Rows are the truth, columns the prediction, in the order of the table of classes. Colours grow with the "
-        "root of the share of the row: blue is right, red is confused. The table lists the confusions with most pixels.",
+        note="Rows are the truth, columns the prediction, in the order of the table of classes. Blue is right, red is "
+        "confused, the stronger the larger the share of the row. The table lists the confusions with most pixels.",
     )
 
 

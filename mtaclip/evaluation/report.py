@@ -104,15 +104,17 @@ def markdown_report(
     return "\n\n".join(parts) + "\n"
 
 
-def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table with names in the first column and numbers in the others; what Markdown would read is escaped.
+def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]], names: int = 1) -> str:
+    """A Markdown table that shows its texts as they are, whatever Markdown would make of them.
 
     Args:
         heads: of the columns.
         rows: cells.
+        names: number of columns with names, at the left; the others hold numbers.
     """
     lines = [[markdown_text(cell) for cell in row] for row in rows]
-    return _table([markdown_text(head) for head in heads], lines, ("left", *["right"] * (len(heads) - 1)))
+    align = ["left"] * names + ["right"] * (len(heads) - names)
+    return _table([markdown_text(head) for head in heads], lines, align)
 
 
 def markdown_text(text: str) -> str:
@@ -159,15 +161,18 @@ def write_file(file: Path, text: str) -> None:
         text: its content.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: the file cannot be written; the message says which and why.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, file)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise OSError(f"{file}: not written: {error.strerror}.") from error
 
 
 def _table(headers: Sequence[str], rows: Sequence[Sequence[str]], align: Sequence[str]) -> str:

@@ -217,7 +217,7 @@ class SemanticEvaluator(DatasetEvaluator):
             try:
                 write_file(file, content)
             except OSError as error:
-                logger.error("The report %s could not be written: %s.", file, error.strerror)
+                logger.error("%s", error)
             else:
                 logger.info("Report written to %s", file)
 
