@@ -101,10 +101,11 @@ class Gallery:
         place = bisect_left(kept, (-score, file_name, label_file), key=lambda example: example.rank)
         if np.isnan(score) or (place == self._size and len(kept) == 2 * self._size):
             return
-        truth = np.where(truth == self._ignore_label, np.uint8(IGNORE_LABEL), truth)
-        photo = _read_miniature(file_name, _miniature_size(truth.shape))
-        labels = (_encode_png(_nearest(labels, _miniature_size(truth.shape))) for labels in (prediction, truth))
-        kept.insert(place, Example(score, file_name, label_file, photo, *labels))
+        size = _miniature_size(truth.shape)
+        prediction, truth = _nearest(prediction, size), _nearest(truth, size)
+        truth[truth == self._ignore_label] = IGNORE_LABEL
+        photo = _read_miniature(file_name, size)
+        kept.insert(place, Example(score, file_name, label_file, photo, _encode_png(prediction), _encode_png(truth)))
         self._examples = self._without_the_middle(kept)
 
     def choose(self, distributed: bool) -> tuple[list[Example], list[Example]]:

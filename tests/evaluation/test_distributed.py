@@ -52,7 +52,7 @@ def evaluate(folder: Path, num_images: int, world_size: int, padded: bool = Fals
         share = (share + list(range(num_images)))[: -(-num_images // world_size)]
     batches = [[records(folder, num_images)[i]] for i in share]
     output = folder / f"out_{world_size}_{num_images}{'_padded' * padded}"
-    result = inference_on_dataset(BrightestChannel(), batches, SemanticEvaluator(DATASET, output))
+    result = inference_on_dataset(BrightestChannel(), batches, SemanticEvaluator(DATASET, output, examples=2))
     MetadataCatalog.remove(DATASET)
     return result["sem_seg"] if result else None
 
@@ -102,7 +102,7 @@ def test_three_processes_with_uneven_and_empty_shares_give_the_scores_of_one(tmp
         assert single["num_images"] == num_images
         single, shared = (read_page(file.parent) for file in files)
         assert single == shared
-        assert single.count('<figure class="example">') == num_images
+        assert single.count('<figure class="example">') == min(num_images, 4)
     assert results[0]["padded"] == results[0]["7"]
     padded = json.loads((tmp_path / f"out_{WORLD_SIZE}_7_padded" / f"scores_{DATASET}.json").read_text())
     assert padded == json.loads((tmp_path / "out_1_7" / f"scores_{DATASET}.json").read_text())

@@ -1,3 +1,4 @@
+import logging
 from io import BytesIO
 
 import numpy as np
@@ -57,7 +58,8 @@ def test_an_image_without_a_score_and_a_gallery_of_no_size_show_nothing():
     assert names(empty) == ([], [])
 
 
-def test_a_photo_is_read_only_of_images_that_are_shown(tmp_path, caplog):
+def test_a_photo_is_read_only_of_images_that_are_shown(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("mtaclip"), "propagate", True)
     gallery = Gallery(1)
     for name, score in (("best", 90.0), ("worst", 10.0), ("between", 50.0)):
         offer(gallery, score, str(tmp_path / name))

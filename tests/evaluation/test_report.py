@@ -8,9 +8,10 @@ from urllib.request import urlopen
 import numpy as np
 import pytest
 import torch
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
+from mtaclip.engine import Trainer, setup_cfg
 from mtaclip.evaluation import SemanticEvaluator
 from mtaclip.evaluation.charts import confusion_picture, frequent_confusions
 from mtaclip.evaluation.page import element
@@ -155,7 +156,23 @@ def test_the_report_has_another_name_or_is_left_out(make_dataset, tmp_path):
     assert [file.name for file in (tmp_path / "other" / "out").iterdir()] == [f"scores_{DATASET}.json"]
 
 
-def test_scores_outlive_missing_photos_and_a_report_that_cannot_be_written(make_dataset, tmp_path, caplog):
+def test_each_of_several_test_datasets_has_a_report(miniature, config_path, tmp_path):
+    names = ["cityscapes_sem_seg_val", "cityscapes_sem_seg_train"]
+    for datasets, reports in ((names[:1], ["report"]), (names, [f"report_{name}" for name in names])):
+        folder = tmp_path / str(len(datasets))
+        opts = ["DATASETS.TEST", str(datasets), "OUTPUT_DIR", str(folder)]
+        cfg = setup_cfg(config_path("miniature/mtaclip_tiny.yaml"), opts, device="cpu")
+        for name in datasets:
+            evaluator = Trainer.build_evaluator(cfg, name)
+            record = DatasetCatalog.get(name)[0]
+            size = Image.open(record["sem_seg_file_name"]).size
+            evaluator.process([record], [{"labels": torch.zeros(size[::-1], dtype=torch.uint8)}])
+            evaluator.evaluate()
+        assert sorted(file.name for file in folder.glob("*.html")) == sorted(f"{report}.html" for report in reports)
+
+
+def test_scores_outlive_missing_photos_and_a_report_that_cannot_be_written(make_dataset, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("mtaclip"), "propagate", True)
     make_dataset(3)
     (tmp_path / "out" / "report.html").mkdir(parents=True)
     evaluator = SemanticEvaluator(DATASET, tmp_path / "out")
