@@ -43,14 +43,8 @@ def html_report(
         _tables(scores, counts, palette.names),
         _confusions(counts, palette.names),
     ]
-    for heading, examples in (("Best images", best), ("Worst images", worst)):
-        if examples:
-            note = (
-                "By the image's own mean IoU over the classes that occur or are predicted in it. "
-                "Errors are red, ignored pixels grey."
-            )
-            drawn = [_example(example, palette) for example in examples]
-            sections.append(section(heading, *drawn, note=note))
+    shown = (("Best images", best), ("Worst images", worst))
+    sections += [_examples(heading, examples, palette) for heading, examples in shown if examples]
     return page(title, facts, *sections)
 
 
@@ -77,6 +71,15 @@ def _confusions(counts: NDArray[np.int64], names: tuple[str, ...]) -> Html:
         element("div", *parts, class_="confusions"),
         note="Rows are the truth, columns the prediction, in the order of the table of classes. Blue is right, red is "
         "confused, the stronger the larger the share of the row. The table lists the confusions with most pixels.",
+    )
+
+
+def _examples(heading: str, examples: Sequence[Example], palette: Palette) -> Html:
+    return section(
+        heading,
+        *(_example(example, palette) for example in examples),
+        note="By the image's own mean IoU over the classes that occur or are predicted in it. Errors are red, ignored "
+        "pixels grey.",
     )
 
 

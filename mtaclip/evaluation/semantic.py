@@ -44,9 +44,10 @@ class SemanticEvaluator(DatasetEvaluator):
     """Counts predictions and scores the counts: mIoU, fwIoU, mACC, pACC, per class and category.
 
     Where Cityscapes' instance maps lie beside the label maps, also the benchmark's iIoU. Of each image a few kB are
-    kept, and processes exchange nothing but their sums (16 C^2 bytes each) and 8 bytes per image, so any number of
-    processes and machines works, on CPU and GPU, with shares of any size; an image that several processes were given
-    counts once. Scores are percentages; how they are defined is written in `mtaclip.evaluation.scores`.
+    kept, and processes exchange nothing but their sums (16 C^2 bytes each), 8 bytes per image and miniatures of the few
+    images that the report may show, so any number of processes and machines works, on CPU and GPU, with shares of any
+    size; an image that several processes were given counts once. Scores are percentages; how they are defined is
+    written in `mtaclip.evaluation.scores`.
     """
 
     def __init__(
