@@ -7,10 +7,9 @@ from functools import reduce
 from pathlib import Path
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer, create_ddp_model, hooks
 from detectron2.engine.train_loop import TrainerBase
-from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference_on_dataset
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from torch import nn
@@ -19,6 +18,7 @@ from mtaclip.checkpoint import Checkpointer
 from mtaclip.data.build import build_test_loader, build_train_loader
 from mtaclip.data.datasets import get_records
 from mtaclip.data.loader import TrainingLoader
+from mtaclip.engine.evaluation import build_evaluator, saved_predictions
 from mtaclip.engine.hooks import (
     LenientWriter,
     PeriodicCheckpoints,
@@ -29,10 +29,6 @@ from mtaclip.engine.hooks import (
 from mtaclip.engine.optimizer import build_lr_scheduler, build_optimizer
 from mtaclip.engine.step import LOG_PERIOD, TrainStep, random_seed
 from mtaclip.engine.stopping import StopOnSignal
-from mtaclip.evaluation import SemanticEvaluator
-from mtaclip.evaluation.fingerprint import fingerprint
-from mtaclip.evaluation.prediction_folder import PredictionFolder
-from mtaclip.evaluation.predictions import PredictionWriter, SavedPredictions
 from mtaclip.inference.augmentation import build_inference
 from mtaclip.modeling.build import build_model
 from mtaclip.modeling.performance import amp_dtype, autocast, speed_up
@@ -223,38 +219,19 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """Streaming scores of a dataset; `scores_<dataset>.json` goes into OUTPUT_DIR. Without labels, no scores.
-
-        Raises:
-            ValueError: the dataset asks for another evaluator; or no image has labels, and TEST.SAVE_PREDICTIONS is off
-                or scores are expected.
-            FileNotFoundError: files of the dataset are missing.
-        """
-        kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
-        if kind != "mtaclip_sem_seg":
-            raise ValueError(
-                f"DATASETS.TEST: {dataset_name!r} has evaluator_type {kind!r}; this project evaluates datasets with "
-                '"mtaclip_sem_seg", as mtaclip/data/ registers them.'
-            )
-        if any(record.get("sem_seg_file_name") for record in get_records([dataset_name])):
-            return SemanticEvaluator(dataset_name, output_dir=cfg.OUTPUT_DIR, boundary_iou=cfg.TEST.BOUNDARY_IOU)
-        if not cfg.TEST.SAVE_PREDICTIONS:
-            raise ValueError(
-                f"DATASETS.TEST: {dataset_name!r} has no labels and cannot be scored: take a split with labels, or set "
-                "TEST.SAVE_PREDICTIONS True, which writes its predictions."
-            )
-        if cfg.TEST.EXPECTED_RESULTS:
-            raise ValueError(
-                f"TEST.EXPECTED_RESULTS: {dataset_name!r} of DATASETS.TEST has no labels and will have no scores: take "
-                "the expected ones away, or a split with labels."
-            )
-        return DatasetEvaluators([])
+        """See `mtaclip.engine.evaluation.build_evaluator`."""
+        return build_evaluator(cfg, dataset_name)
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators=None):
-        """Evaluate on every dataset of DATASETS.TEST, under autocast if SOLVER.AMP is on.
+        """Evaluate on every dataset of DATASETS.TEST, as TEST says, under autocast if SOLVER.AMP is on.
 
         With TEST.SAVE_PREDICTIONS, label maps that an earlier, interrupted call has written are not computed again.
+
+        Args:
+            cfg: the configuration.
+            model: in any mode, which it has again afterwards.
+            evaluators: one per dataset, or the only one; None builds them.
 
         Returns:
             Scores by dataset, or those of the only dataset.
@@ -268,27 +245,9 @@ class Trainer(DefaultTrainer):
         if evaluators is None:  # of all datasets, so that what cannot be evaluated is noticed before the first image
             evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
         model = build_inference(cfg, model)
-        with autocast(cfg):
-            if not cfg.TEST.SAVE_PREDICTIONS:
-                return super().test(cfg, model, evaluators)
-            results = OrderedDict(
-                (name, cls._test_and_save(cfg, model, name, evaluator))
-                for name, evaluator in zip(cfg.DATASETS.TEST, evaluators, strict=True)
-            )
+        results = OrderedDict()
+        for name, evaluator in zip(cfg.DATASETS.TEST, evaluators, strict=True):
+            loader = cls.build_test_loader(cfg, name)
+            with autocast(cfg), saved_predictions(cfg, model, name) as (remaining, writers):
+                results[name] = inference_on_dataset(remaining, loader, DatasetEvaluators([evaluator, *writers]))
         return results if len(results) > 1 else next(iter(results.values()), results)
-
-    @classmethod
-    def _test_and_save(cls, cfg: CfgNode, model: nn.Module, dataset_name: str, evaluator: DatasetEvaluator) -> dict:
-        """Evaluate on one dataset, with its label maps in OUTPUT_DIR."""
-        cfg = cfg.clone()
-        cfg.defrost()
-        cfg.DATASETS.TEST = (dataset_name,)
-        folder = PredictionFolder(
-            Path(cfg.OUTPUT_DIR) / "predictions" / dataset_name, dataset_name, get_records([dataset_name])
-        )
-        try:
-            folder.prepare(fingerprint(cfg, model) if comm.is_main_process() else None)
-            both = DatasetEvaluators([evaluator, PredictionWriter(folder)])
-            return super().test(cfg, SavedPredictions(model, folder), [both])
-        finally:
-            folder.close()

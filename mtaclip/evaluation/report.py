@@ -1,8 +1,9 @@
-"""What an evaluation leaves behind: a table in the log and a JSON file."""
+"""What an evaluation leaves behind: tables in the log, in Markdown and in a JSON file."""
 
 import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -53,6 +54,11 @@ def mean_scores(scores: Mapping[str, float]) -> dict[str, float]:
     return {key: value for key, value in scores.items() if not key.startswith(tuple(_OF_CLASS.values()))}
 
 
+def mean_cells(scores: Mapping[str, float]) -> dict[str, str]:
+    """`mean_scores` as text."""
+    return {key: _cell(value) for key, value in mean_scores(scores).items()}
+
+
 def class_table(scores: Mapping[str, float], counts: NDArray[np.int64], class_names: Sequence[str]) -> str:
     """`class_rows` as text; long lists continue in further columns."""
     headers, rows = class_rows(scores, counts, class_names)
@@ -70,8 +76,50 @@ def category_table(scores: Mapping[str, float]) -> str:
 
 def summary_table(scores: Mapping[str, float]) -> str:
     """`mean_scores` as a table of one line, in percent."""
-    means = mean_scores(scores)
-    return _table(list(means), [[_cell(value) for value in means.values()]], ["right"] * len(means))
+    means = mean_cells(scores)
+    return _table(list(means), [list(means.values())], ["right"] * len(means))
+
+
+def markdown_report(
+    dataset_name: str,
+    facts: Sequence[str],
+    scores: Mapping[str, float],
+    counts: NDArray[np.int64],
+    class_names: Sequence[str],
+) -> str:
+    """The tables of means, classes and categories as Markdown.
+
+    Args:
+        dataset_name: registered name of the dataset.
+        facts: short phrases about the evaluation, such as the number of images.
+        scores: result of `mtaclip.evaluation.scores.semantic_scores` and its siblings, in percent.
+        counts: (C, C) confusion matrix, rows = ground truth.
+        class_names: names of the classes, length C.
+    """
+    parts = [f"# `{dataset_name}`", f"{', '.join(facts)}. Scores in percent.", summary_table(scores)]
+    parts += ["## Classes", markdown_table(*class_rows(scores, counts, class_names))]
+    heads, rows = category_rows(scores)
+    if rows:
+        parts += ["## Categories", markdown_table(heads, rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]], names: int = 1) -> str:
+    """A Markdown table that shows its texts as they are, whatever Markdown would make of them.
+
+    Args:
+        heads: of the columns.
+        rows: cells.
+        names: number of columns with names, at the left; the others hold numbers.
+    """
+    lines = [[markdown_text(cell) for cell in row] for row in rows]
+    align = ["left"] * names + ["right"] * (len(heads) - names)
+    return _table([markdown_text(head) for head in heads], lines, align)
+
+
+def markdown_text(text: str) -> str:
+    """`text` as Markdown that shows the same characters."""
+    return re.sub(r"([\\`*_|<>\[\]&~])", r"\\\1", text)
 
 
 def write_scores(
@@ -82,7 +130,7 @@ def write_scores(
     counts: NDArray[np.int64],
     class_names: Sequence[str],
 ) -> None:
-    """Write an evaluation as JSON; a reader sees the whole old or the whole new file, never a part.
+    """Write an evaluation as JSON.
 
     Args:
         file: the JSON file; its folder is created.
@@ -102,13 +150,29 @@ def write_scores(
         "class_names": list(class_names),
         "confusion_matrix": counts.tolist(),
     }
-    file.parent.mkdir(parents=True, exist_ok=True)
+    write_file(file, json.dumps(content, allow_nan=False) + "\n")
+
+
+def write_file(file: Path, text: str) -> None:
+    """Write a text in UTF-8; a reader sees the whole old or the whole new file, never a part.
+
+    Args:
+        file: to write; its folder is created.
+        text: its content.
+
+    Raises:
+        OSError: the file cannot be written; the message says which and why.
+    """
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, file)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise OSError(f"{file}: not written: {error.strerror}.") from error
 
 
 def _table(headers: Sequence[str], rows: Sequence[Sequence[str]], align: Sequence[str]) -> str:

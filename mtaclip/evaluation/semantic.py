@@ -7,6 +7,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,22 @@ from torch import Tensor
 from mtaclip.data.labels import read_label_map
 from mtaclip.evaluation.boundary import boundary_counts
 from mtaclip.evaluation.confusion import ConfusionMatrix
+from mtaclip.evaluation.gallery import Example, Gallery
+from mtaclip.evaluation.html_report import html_report
 from mtaclip.evaluation.instances import AVERAGE_SIZES, instance_file, weighted_counts
 from mtaclip.evaluation.outputs import predicted_labels
-from mtaclip.evaluation.report import category_table, class_table, summary_table, write_scores
-from mtaclip.evaluation.scores import boundary_scores, instance_scores, semantic_scores
+from mtaclip.evaluation.report import (
+    category_table,
+    class_table,
+    markdown_report,
+    summary_table,
+    write_file,
+    write_scores,
+)
+from mtaclip.evaluation.scores import boundary_scores, instance_scores, mean_iou, semantic_scores
 from mtaclip.evaluation.tables import ImageTables, Tables
 from mtaclip.inference.canvas import most_likely
+from mtaclip.visualization import Palette
 
 logger = logging.getLogger(__name__)
 
@@ -34,9 +45,10 @@ class SemanticEvaluator(DatasetEvaluator):
     """Counts predictions and scores the counts: mIoU, fwIoU, mACC, pACC, per class and category.
 
     Where Cityscapes' instance maps lie beside the label maps, also the benchmark's iIoU. Of each image a few kB are
-    kept, and processes exchange nothing but their sums (16 C^2 bytes each) and 8 bytes per image, so any number of
-    processes and machines works, on CPU and GPU, with shares of any size; an image that several processes were given
-    counts once. Scores are percentages; how they are defined is written in `mtaclip.evaluation.scores`.
+    kept, and processes exchange nothing but their sums (16 C^2 bytes each), 8 bytes per image and miniatures of the few
+    images that the report may show, so any number of processes and machines works, on CPU and GPU, with shares of any
+    size; an image that several processes were given counts once. Scores are percentages; how they are defined is
+    written in `mtaclip.evaluation.scores`.
     """
 
     def __init__(
@@ -46,18 +58,24 @@ class SemanticEvaluator(DatasetEvaluator):
         *,
         distributed: bool = True,
         boundary_iou: bool = False,
+        report: str | None = "report",
+        examples: int = 4,
     ) -> None:
         """Take names, categories and the ignore label from the dataset's metadata.
 
         Args:
             dataset_name: registered dataset whose metadata have `stuff_classes`, `ignore_label` and, where classes
                 are grouped, `stuff_categories` (name of the category of every class).
-            output_dir: folder for `scores_<dataset_name>.json`; None or "" writes no file.
+            output_dir: folder for `scores_<dataset_name>.json` and the report; None or "" writes no file.
             distributed: sum the matrices of all processes; False scores the images of this process alone.
             boundary_iou: also score the boundaries, see `mtaclip.evaluation.boundary`.
+            report: the scores are also written as `<report>.html`, a page with charts and pictures, and `<report>.md`;
+                None writes neither.
+            examples: number of best images, and of worst images, that the page shows.
 
         Raises:
-            ValueError: the metadata have no class names or no ignore label, or names and categories do not agree.
+            ValueError: the metadata have no class names or no ignore label, names and categories do not agree, or the
+                colours are not those of the classes.
         """
         metadata = MetadataCatalog.get(dataset_name)
         for key in ("stuff_classes", "ignore_label"):
@@ -73,6 +91,9 @@ class SemanticEvaluator(DatasetEvaluator):
         self._output_dir = Path(output_dir) if output_dir else None
         self._distributed = distributed
         self._boundary_iou = boundary_iou
+        self._report_file = self._output_dir / report if self._output_dir is not None and report else None
+        self._palette = Palette.from_metadata(metadata) if self._report_file is not None else None
+        self._num_examples = examples if self._report_file is not None else 0
         self.reset()
         counts = ConfusionMatrix(len(self._class_names), self._ignore_label).counts
         semantic_scores(counts, self._class_names, self._categories)  # bad names fail now, not at the end
@@ -80,6 +101,7 @@ class SemanticEvaluator(DatasetEvaluator):
     def reset(self) -> None:
         """Forget every image."""
         self._images = ImageTables(len(self._class_names))
+        self._gallery = Gallery(self._num_examples, self._ignore_label)
 
     def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Tensor]]) -> None:
         """Count the pixels of a batch.
@@ -102,7 +124,10 @@ class SemanticEvaluator(DatasetEvaluator):
                 )
             prediction = self._predicted_classes(output, record["file_name"])
             truth = read_label_map(label_file, record.get("label_format", "train_ids"), len(self._class_names))
-            self._images.set(f"{record['file_name']}\n{label_file}", self._count(prediction, truth, str(label_file)))
+            tables = self._count(prediction, truth, str(label_file))
+            self._images.set(f"{record['file_name']}\n{label_file}", tables)
+            score = 100.0 * mean_iou(tables.counts)
+            self._gallery.offer(score, str(record["file_name"]), str(label_file), prediction, truth)
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]]:
         """Sum over the processes, score, log and write the result.
@@ -117,12 +142,15 @@ class SemanticEvaluator(DatasetEvaluator):
         if self._distributed:
             comm.synchronize()
         total = self._images.sum(self._distributed)
+        best, worst = self._gallery.choose(self._distributed)
         if total is None:
             return OrderedDict()
         if total.num_images == 0:
             raise ValueError(f"dataset '{self._dataset_name}': no image was evaluated; the dataset or loader is empty.")
         scores = self._scores(total)
-        self._report(scores, total)
+        self._write_scores(scores, total)
+        self._write_report(scores, total, best, worst)
+        self._log_tables(scores, total)
         return OrderedDict(sem_seg=scores)
 
     def _count(self, prediction: NDArray[np.uint8], truth: NDArray[np.uint8], label_file: str) -> Tables:
@@ -170,13 +198,33 @@ class SemanticEvaluator(DatasetEvaluator):
             )
         return predicted_labels({"labels": most_likely(scores)}, file_name)
 
-    def _report(self, scores: dict[str, float], total: Tables) -> None:
-        counts, num_images = total.counts, total.num_images
-        if self._output_dir is not None:
-            file = self._output_dir / f"scores_{self._dataset_name}.json"
-            write_scores(file, self._dataset_name, num_images, scores, counts, self._class_names)
-            logger.info("Scores written to %s", file)
-        logger.info("Scores per class on %s:\n%s", self._dataset_name, class_table(scores, counts, self._class_names))
+    def _write_report(self, scores: dict[str, float], total: Tables, best: list[Example], worst: list[Example]) -> None:
+        """Write the page and the Markdown; a failure costs no scores, so it is only logged."""
+        if self._report_file is None or self._palette is None:
+            return
+        images = "1 image" if total.num_images == 1 else f"{total.num_images} images"
+        facts = ["Semantic segmentation", images, datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")]
+        page = html_report(self._dataset_name, facts, scores, total.counts, self._palette, best, worst)
+        text = markdown_report(self._dataset_name, facts, scores, total.counts, self._class_names)
+        for suffix, content in ((".html", page), (".md", text)):
+            file = self._report_file.with_name(self._report_file.name + suffix)
+            try:
+                write_file(file, content)
+            except OSError as error:
+                logger.error("%s", error)
+            else:
+                logger.info("Report written to %s", file)
+
+    def _write_scores(self, scores: dict[str, float], total: Tables) -> None:
+        if self._output_dir is None:
+            return
+        file = self._output_dir / f"scores_{self._dataset_name}.json"
+        write_scores(file, self._dataset_name, total.num_images, scores, total.counts, self._class_names)
+        logger.info("Scores written to %s", file)
+
+    def _log_tables(self, scores: dict[str, float], total: Tables) -> None:
+        name, classes = self._dataset_name, class_table(scores, total.counts, self._class_names)
+        logger.info("Scores per class on %s:\n%s", name, classes)
         if self._categories is not None:
-            logger.info("Scores per category on %s:\n%s", self._dataset_name, category_table(scores))
-        logger.info("%s, %d images:\n%s", self._dataset_name, num_images, summary_table(scores))
+            logger.info("Scores per category on %s:\n%s", name, category_table(scores))
+        logger.info("%s, %d images:\n%s", name, total.num_images, summary_table(scores))

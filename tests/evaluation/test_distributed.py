@@ -4,6 +4,7 @@ Run as a script, this file is one of the processes: `test_distributed.py RANK FO
 """
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -51,7 +52,7 @@ def evaluate(folder: Path, num_images: int, world_size: int, padded: bool = Fals
         share = (share + list(range(num_images)))[: -(-num_images // world_size)]
     batches = [[records(folder, num_images)[i]] for i in share]
     output = folder / f"out_{world_size}_{num_images}{'_padded' * padded}"
-    result = inference_on_dataset(BrightestChannel(), batches, SemanticEvaluator(DATASET, output))
+    result = inference_on_dataset(BrightestChannel(), batches, SemanticEvaluator(DATASET, output, examples=2))
     MetadataCatalog.remove(DATASET)
     return result["sem_seg"] if result else None
 
@@ -67,6 +68,12 @@ def worker(rank: int, folder: Path) -> None:
     results["padded"] = evaluate(folder, 7, WORLD_SIZE, padded=True)
     (folder / f"result_{rank}.json").write_text(json.dumps(results))
     torch.distributed.destroy_process_group()
+
+
+def read_page(folder: Path) -> str:
+    """The report of an evaluation, without the time."""
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    return re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d", "", text)
 
 
 @pytest.mark.slow
@@ -93,9 +100,13 @@ def test_three_processes_with_uneven_and_empty_shares_give_the_scores_of_one(tmp
         single, shared = (json.loads(file.read_text()) for file in files)
         assert single == shared
         assert single["num_images"] == num_images
+        single, shared = (read_page(file.parent) for file in files)
+        assert single == shared
+        assert single.count('<figure class="example">') == min(num_images, 4)
     assert results[0]["padded"] == results[0]["7"]
     padded = json.loads((tmp_path / f"out_{WORLD_SIZE}_7_padded" / f"scores_{DATASET}.json").read_text())
     assert padded == json.loads((tmp_path / "out_1_7" / f"scores_{DATASET}.json").read_text())
+    assert read_page(tmp_path / f"out_{WORLD_SIZE}_7_padded") == read_page(tmp_path / "out_1_7")
 
 
 if __name__ == "__main__":

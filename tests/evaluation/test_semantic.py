@@ -61,7 +61,11 @@ def test_two_images_give_the_scores_of_their_pixels_together(dataset, tmp_path):
     assert written["confusion_matrix"] == [[2, 1, 1], [1, 2, 0], [0, 0, 0]]
     assert written["scores_percent"]["mIoU"] == result["mIoU"]
     assert written["scores_percent"]["ACC-sky"] is None  # JSON has no nan
-    assert [file.name for file in (tmp_path / "out").iterdir()] == [f"scores_{dataset}.json"]
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {
+        f"scores_{dataset}.json",
+        "report.html",
+        "report.md",
+    }
 
 
 def test_reset_forgets_earlier_images(dataset, tmp_path):

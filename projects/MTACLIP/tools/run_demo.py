@@ -38,6 +38,7 @@ def report(output: Path, seconds: float, method: str) -> None:
     print(
         f"""
 Done in {seconds / 60:.1f} minutes. Mean IoU on the miniature's validation images: {scores["mIoU"] / 100:.3f}
+  report   {output / "report.html"}
   table    {scores_file}
   curves   {output / "curves.png"}   (or: tensorboard --logdir {output})
   pictures {output / "pictures"}

@@ -1,0 +1,84 @@
+"""What evaluates a dataset, and keeps its label maps."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
+from detectron2.utils import comm
+from torch import nn
+
+from mtaclip.data.datasets import EVALUATOR_TYPE, get_records
+from mtaclip.evaluation import SemanticEvaluator
+from mtaclip.evaluation.fingerprint import fingerprint
+from mtaclip.evaluation.prediction_folder import PredictionFolder
+from mtaclip.evaluation.predictions import PredictionWriter, SavedPredictions
+
+
+def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+    """Streaming scores of a dataset; `scores_<dataset>.json` and the report go into OUTPUT_DIR. Without labels, none.
+
+    The report is `report.html` and `report.md`; of several test datasets, `report_<dataset>.html` and `.md`.
+
+    Args:
+        cfg: DATASETS.TEST, TEST and OUTPUT_DIR are read.
+        dataset_name: one of DATASETS.TEST.
+
+    Raises:
+        ValueError: the dataset asks for another evaluator; or no image has labels, and TEST.SAVE_PREDICTIONS is off or
+            scores are expected.
+        FileNotFoundError: files of the dataset are missing.
+    """
+    kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
+    if kind != EVALUATOR_TYPE:
+        raise ValueError(
+            f"DATASETS.TEST: {dataset_name!r} has evaluator_type {kind!r}; this project evaluates datasets with "
+            f'"{EVALUATOR_TYPE}", as mtaclip/data/ registers them.'
+        )
+    if any(record.get("sem_seg_file_name") for record in get_records([dataset_name])):
+        report = "report" if len(cfg.DATASETS.TEST) == 1 else f"report_{dataset_name}"
+        return SemanticEvaluator(
+            dataset_name, output_dir=cfg.OUTPUT_DIR, boundary_iou=cfg.TEST.BOUNDARY_IOU, report=report
+        )
+    if not cfg.TEST.SAVE_PREDICTIONS:
+        raise ValueError(
+            f"DATASETS.TEST: {dataset_name!r} has no labels and cannot be scored: take a split with labels, or set "
+            "TEST.SAVE_PREDICTIONS True, which writes its predictions."
+        )
+    if cfg.TEST.EXPECTED_RESULTS:
+        raise ValueError(
+            f"TEST.EXPECTED_RESULTS: {dataset_name!r} of DATASETS.TEST has no labels and will have no scores: take "
+            "the expected ones away, or a split with labels."
+        )
+    return DatasetEvaluators([])
+
+
+@contextmanager
+def saved_predictions(
+    cfg: CfgNode, model: nn.Module, dataset_name: str
+) -> Iterator[tuple[nn.Module, Sequence[DatasetEvaluator]]]:
+    """Keep the label maps of a dataset in OUTPUT_DIR, if TEST.SAVE_PREDICTIONS.
+
+    Args:
+        cfg: see `mtaclip.evaluation.fingerprint`.
+        model: as it is evaluated.
+        dataset_name: the dataset.
+
+    Yields:
+        The model that computes what is not there yet, and evaluators that write it; else the model, and none.
+
+    Raises:
+        ValueError, OSError: see `PredictionFolder`.
+    """
+    if not cfg.TEST.SAVE_PREDICTIONS:
+        yield model, ()
+        return
+    place = Path(cfg.OUTPUT_DIR) / "predictions" / dataset_name
+    folder = PredictionFolder(place, dataset_name, get_records([dataset_name]))
+    try:
+        folder.prepare(fingerprint(cfg, model) if comm.is_main_process() else None)
+        yield SavedPredictions(model, folder), (PredictionWriter(folder),)
+    finally:
+        folder.close()
