@@ -1,12 +1,12 @@
 """What evaluates a dataset, and keeps its label maps."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, verify_results
 from detectron2.utils import comm
 from torch import nn
 
@@ -82,3 +82,23 @@ def saved_predictions(
         yield SavedPredictions(model, folder), (PredictionWriter(folder),)
     finally:
         folder.close()
+
+
+def check_expected(cfg: CfgNode, results: Mapping[str, Mapping]) -> None:
+    """End the process with exit status 1 if a score is not what TEST.EXPECTED_RESULTS says.
+
+    Args:
+        cfg: rows are [task, score, expected value, tolerance]; the task is "sem_seg", and with several test datasets
+            "<dataset>/sem_seg".
+        results: of `mtaclip.engine.Trainer.test`.
+
+    Raises:
+        ValueError: there is no such task.
+    """
+    tasks = results
+    if len(cfg.DATASETS.TEST) > 1:
+        tasks = {f"{name}/{task}": scores for name, found in results.items() for task, scores in found.items()}
+    for task, *_ in cfg.TEST.EXPECTED_RESULTS:
+        if task not in tasks:
+            raise ValueError(f"TEST.EXPECTED_RESULTS: no scores are called {task!r}; there are {sorted(tasks)}.")
+    verify_results(cfg, tasks)

@@ -16,12 +16,12 @@ import mtaclip  # noqa: F401  (before Detectron2: it repairs the 0.6 release)
 
 # isort: split
 from detectron2.engine import default_argument_parser, default_setup
-from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from mtaclip.checkpoint import load_weights
 from mtaclip.engine import Trainer, setup_cfg
+from mtaclip.engine.evaluation import check_expected
 from mtaclip.engine.launch import RunError, launch
 from mtaclip.engine.processes import find_processes
 from mtaclip.engine.stopping import EXIT_STOPPED, Stopped
@@ -38,7 +38,7 @@ def evaluate(cfg) -> dict:
     speed_up(model, cfg)
     results = Trainer.test(cfg, model)
     if comm.is_main_process():
-        verify_results(cfg, results)
+        check_expected(cfg, results)
     return results
 
 
