@@ -102,6 +102,7 @@ def _take_part(function: Callable[..., Any], processes: Processes, args: tuple) 
     function(*args)
     comm.synchronize()  # the first process serves the others while they take leave
     comm._LOCAL_PROCESS_GROUP = None
+    comm._get_global_gloo_group.cache_clear()  # a group that is still referred to may abort the process at its exit
     dist.destroy_process_group()
 
 

@@ -139,9 +139,10 @@ th { position: sticky; top: 0; background: var(--panel); font-size: 13px; font-w
 .bars { list-style: none; padding: 0; margin-bottom: 0; columns: 2 420px; column-gap: 48px; }
 .bars.many { columns: 3 320px; column-gap: 36px; font-size: 13px; }
 .bars li {
-  display: grid; grid-template-columns: 12px minmax(0, 9em) minmax(40px, 1fr) 3.4em 4.2em; gap: 10px;
+  display: grid; grid-template-columns: 12px minmax(0, 11em) minmax(40px, 1fr) 3.4em 4.2em; gap: 10px;
   align-items: center; break-inside: avoid; padding: 3px 0; font-variant-numeric: tabular-nums;
 }
+.bars.many li { grid-template-columns: 12px minmax(0, 9em) minmax(40px, 1fr) 3.4em 4.2em; }
 .bars .name { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .track { position: relative; height: 10px; border-radius: 3px; background: var(--panel); }
 .bar { display: block; height: 100%; border-radius: 3px; background: var(--accent); }
@@ -150,8 +151,8 @@ th { position: sticky; top: 0; background: var(--panel); font-size: 13px; font-w
 }
 .bars .value, .bars .share { text-align: right; white-space: nowrap; }
 .bars .share { color: var(--muted); font-size: 0.87em; }
-.confusions { display: grid; grid-template-columns: minmax(0, 1fr) auto; gap: 24px; align-items: start; }
-.matrix { overflow-x: auto; }
+.confusions { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 24px; align-items: start; }
+.matrix { overflow-x: auto; min-width: 0; max-width: 100%; }
 .matrix svg { display: block; font-size: 11px; }
 .matrix text { fill: var(--ink); }
 .matrix .share { font-size: 10px; pointer-events: none; }
@@ -160,7 +161,7 @@ th { position: sticky; top: 0; background: var(--panel); font-size: 13px; font-w
 .matrix .hit { fill: var(--accent); }
 .matrix .miss { fill: var(--bad); }
 .matrix img {
-  display: block; width: 100%; max-width: 640px; image-rendering: pixelated; border: 1px solid var(--line);
+  display: block; width: 640px; max-width: 100%; image-rendering: pixelated; border: 1px solid var(--line);
 }
 .example { margin: 24px 0 0; }
 .example > figcaption { display: flex; flex-wrap: wrap; gap: 0 16px; margin-bottom: 6px; overflow-wrap: anywhere; }
@@ -169,14 +170,11 @@ th { position: sticky; top: 0; background: var(--panel); font-size: 13px; font-w
 .panels figure { margin: 0; }
 .panels figcaption { color: var(--muted); font-size: 13px; }
 .panels img { display: block; width: 100%; border-radius: 4px; }
-@media (max-width: 900px) {
-  .confusions { grid-template-columns: minmax(0, 1fr); }
-}
 @media (max-width: 600px) {
   main { padding: 24px 16px 48px; }
   h1 { font-size: 23px; }
   .bars, .bars.many { columns: 1; font-size: 14px; }
-  .bars li { grid-template-columns: 12px minmax(0, 7.5em) minmax(30px, 1fr) 3em 3.8em; gap: 8px; }
+  .bars li, .bars.many li { grid-template-columns: 12px minmax(0, 7.5em) minmax(30px, 1fr) 3em 3.8em; gap: 8px; }
   .panels { grid-template-columns: minmax(0, 1fr); gap: 8px; }
   th, td { padding: 5px 10px; }
 }

@@ -60,6 +60,9 @@ def evaluate(folder: Path, num_images: int, world_size: int, padded: bool = Fals
 def worker(rank: int, folder: Path) -> None:
     import mtaclip  # noqa: F401
 
+    # isort: split
+    from detectron2.utils import comm
+
     torch.set_num_threads(1)
     store = f"file://{folder / 'rendezvous'}"
     torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=WORLD_SIZE)
@@ -67,6 +70,7 @@ def worker(rank: int, folder: Path) -> None:
     results = {num_images: evaluate(folder, num_images, WORLD_SIZE) for num_images in (7, 2)}
     results["padded"] = evaluate(folder, 7, WORLD_SIZE, padded=True)
     (folder / f"result_{rank}.json").write_text(json.dumps(results))
+    comm._get_global_gloo_group.cache_clear()  # a group that is still referred to may abort the process at its exit
     torch.distributed.destroy_process_group()
 
 
