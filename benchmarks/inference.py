@@ -1,6 +1,7 @@
 """From image files to label maps: MTA-CLIP, our Mask2Former and Hugging Face's, taking turns.
 
     python benchmarks/inference.py --output benchmarks/results/inference_cpu.json
+    python benchmarks/inference.py --config ade20k/R50 --sizes 4000x6000 --windows --rounds 1 --output output/large.json
     python benchmarks/inference.py --device cuda --batch 1 8 --rounds 20 --output output/inference_cuda.json
 
 Everything counts: reading the PNG files, what an image processor does, the network, and post-processing to labels of
@@ -120,12 +121,12 @@ class HuggingFace(Pipeline):
         return [m.cpu() for m in self.processor.post_process_semantic_segmentation(outputs, target_sizes=sizes)]
 
 
-def make_pipeline(name: str, case: Case, device: str) -> Pipeline:
+def make_pipeline(name: str, case: Case, device: str, windows: bool) -> Pipeline:
     """One of `MODELS`, at the images' own size."""
     cfg = read_config(case, "mtaclip" if name == "mtaclip" else "mask2former", device)
     cfg.defrost()
     cfg.INPUT.MIN_SIZE_TEST = 0
-    cfg.TEST.SLIDING_WINDOW.ENABLED = False
+    cfg.TEST.SLIDING_WINDOW.ENABLED = windows
     return (HuggingFace if name == "transformers" else Ours)(cfg, getattr(torch, case.type))
 
 
@@ -151,10 +152,10 @@ def parts_of_a_call(pipeline: Pipeline, files: list[Path]) -> dict[str, float]:
     return times
 
 
-def measure_memory(name: str, case: Case, files: list[Path], device: str, threads: int) -> float:
+def measure_memory(name: str, case: Case, files: list[Path], device: str, windows: bool, threads: int) -> float:
     """Peak memory of one call, in MB; for a process that does nothing else."""
     torch.set_num_threads(threads)
-    pipeline = make_pipeline(name, case, device)
+    pipeline = make_pipeline(name, case, device, windows)
     pipeline.step(files)
     return peak_mb(lambda: pipeline.step(files), device)
 
@@ -168,9 +169,9 @@ def measure(names: list[str], case: Case, args: argparse.Namespace, folder: Path
     """All models on one case."""
     files = draw(case, folder)
     measured: dict[str, dict[str, Any]] = {
-        name: {"peak_mb": in_own_process(name, case, files, args.device, args.threads)} for name in names
+        name: {"peak_mb": in_own_process(name, case, files, args.device, args.windows, args.threads)} for name in names
     }
-    pipelines = {name: make_pipeline(name, case, args.device) for name in names}
+    pipelines = {name: make_pipeline(name, case, args.device, args.windows) for name in names}
     for pipeline in pipelines.values():
         for labels in pipeline.step(files):  # warms up
             if labels.shape != case.size:
@@ -213,6 +214,7 @@ def main() -> int:
     parser.add_argument("--types", nargs="+", choices=("float32", "bfloat16"), default=["float32"], help="of autocast")
     parser.add_argument("--rounds", type=positive, default=5, help="calls of each model")
     parser.add_argument("--models", nargs="+", choices=MODELS)
+    parser.add_argument("--windows", action="store_true", help="our models see windows as TEST.SLIDING_WINDOW says")
     parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
     parser.add_argument("--output", type=Path, help="JSON file to write")
     args = parser.parse_args()
@@ -220,11 +222,20 @@ def main() -> int:
     _logger.setLevel(logging.INFO)
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: PyTorch finds no GPU here; take --device cpu.")
-    names = args.models or [m for m in MODELS if m != "transformers" or not transformers_problem(args.config)]
+    if args.windows and "transformers" in (args.models or ()):
+        parser.error("--windows: transformers' Mask2Former sees whole images only.")
+    known = [m for m in MODELS if m != "transformers" or not (args.windows or transformers_problem(args.config))]
+    names = args.models or known
     if args.device == "cpu" and "bfloat16" in args.types:
         check_bfloat16()
     torch.set_num_threads(args.threads)
-    report = {"machine": machine(args.device), "versions": versions(), "config": args.config, "results": []}
+    report = {
+        "machine": machine(args.device),
+        "versions": versions(),
+        "config": args.config,
+        "windows": args.windows,
+        "results": [],
+    }
     cases = [Case(args.config, size, batch, kind) for size in args.sizes for batch in args.batch for kind in args.types]
     with tempfile.TemporaryDirectory() as folder:
         for case in cases:

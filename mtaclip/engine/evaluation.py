@@ -1,7 +1,6 @@
 """What evaluates a dataset, and keeps its label maps."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -55,33 +54,28 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
     return DatasetEvaluators([])
 
 
-@contextmanager
 def saved_predictions(
     cfg: CfgNode, model: nn.Module, dataset_name: str
-) -> Iterator[tuple[nn.Module, Sequence[DatasetEvaluator]]]:
-    """Keep the label maps of a dataset in OUTPUT_DIR, if TEST.SAVE_PREDICTIONS.
+) -> tuple[nn.Module, Sequence[DatasetEvaluator]]:
+    """Keep the label maps of a dataset in OUTPUT_DIR, if TEST.SAVE_PREDICTIONS; called by all processes.
 
     Args:
         cfg: see `mtaclip.evaluation.fingerprint`.
         model: as it is evaluated.
         dataset_name: the dataset.
 
-    Yields:
-        The model that computes what is not there yet, and evaluators that write it; else the model, and none.
+    Returns:
+        a model that computes what is not there yet, and evaluators that write it; else the model, and none.
 
     Raises:
         ValueError, OSError: see `PredictionFolder`.
     """
     if not cfg.TEST.SAVE_PREDICTIONS:
-        yield model, ()
-        return
+        return model, ()
     place = Path(cfg.OUTPUT_DIR) / "predictions" / dataset_name
     folder = PredictionFolder(place, dataset_name, get_records([dataset_name]))
-    try:
-        folder.prepare(fingerprint(cfg, model) if comm.is_main_process() else None)
-        yield SavedPredictions(model, folder), (PredictionWriter(folder),)
-    finally:
-        folder.close()
+    folder.prepare(fingerprint(cfg, model) if comm.is_main_process() else None)
+    return SavedPredictions(model, folder), (PredictionWriter(folder),)
 
 
 def check_expected(cfg: CfgNode, results: Mapping[str, Mapping]) -> None:

@@ -29,6 +29,7 @@ from mtaclip.engine.hooks import (
 from mtaclip.engine.optimizer import build_lr_scheduler, build_optimizer
 from mtaclip.engine.step import LOG_PERIOD, TrainStep, random_seed
 from mtaclip.engine.stopping import StopOnSignal
+from mtaclip.evaluation.background import BackgroundEvaluator
 from mtaclip.inference.augmentation import build_inference
 from mtaclip.modeling.build import build_model
 from mtaclip.modeling.performance import amp_dtype, autocast, speed_up
@@ -248,6 +249,8 @@ class Trainer(DefaultTrainer):
         results = OrderedDict()
         for name, evaluator in zip(cfg.DATASETS.TEST, evaluators, strict=True):
             loader = cls.build_test_loader(cfg, name)
-            with autocast(cfg), saved_predictions(cfg, model, name) as (remaining, writers):
-                results[name] = inference_on_dataset(remaining, loader, DatasetEvaluators([evaluator, *writers]))
+            remaining, writers = saved_predictions(cfg, model, name)
+            everything = BackgroundEvaluator(DatasetEvaluators([evaluator, *writers]))
+            with autocast(cfg):
+                results[name] = inference_on_dataset(remaining, loader, everything)
         return results if len(results) > 1 else next(iter(results.values()), results)

@@ -10,9 +10,7 @@ import json
 import logging
 import os
 import shutil
-from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +28,6 @@ logger = logging.getLogger(__name__)
 
 _MANIFEST = "predictions.json"
 _PARTIAL = ".partial"
-_WAITING = 8  # label maps that may wait to be written, per process
 _DESCRIPTIONS = {
     "cityscapes_label_ids": "label ids, ready for the Cityscapes benchmark's server",
     "ade20k": "classes 1 to 150, ready for the SceneParse150 benchmark's server",
@@ -39,7 +36,7 @@ _DESCRIPTIONS = {
 
 
 class PredictionFolder:
-    """Label maps of one dataset, `<stem of the image>.png`, written in the background.
+    """Label maps of one dataset, `<stem of the image>.png`.
 
     Their format is the entry `prediction_format` of the dataset's metadata, one of
     `mtaclip.data.labels.LABEL_FORMATS`; "train_ids" if there is none.
@@ -64,8 +61,6 @@ class PredictionFolder:
         self._stored_values = _stored_values(self.format, self.num_classes)
         self._files = _files(self.folder, dataset_name, records)
         self._intact: set[Path] = set()
-        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="predictions")
-        self._waiting: deque[Future[None]] = deque()
 
     def prepare(self, fingerprint: dict[str, str] | None) -> None:
         """Create the folder and remove what does not belong to this evaluation; called by all processes.
@@ -114,9 +109,7 @@ class PredictionFolder:
         return labels
 
     def write(self, file_name: str, labels: NDArray[np.uint8]) -> None:
-        """Write the label map of an image in the background, unless `read` has returned it.
-
-        Waits while too many others are waiting.
+        """Write the label map of an image, unless `read` has returned it.
 
         Args:
             file_name: of the image.
@@ -124,7 +117,7 @@ class PredictionFolder:
 
         Raises:
             ValueError: a label is no class.
-            OSError: the file system has refused an earlier file.
+            OSError: the file system refuses the file.
         """
         file = self._files[file_name]
         if file in self._intact:
@@ -134,22 +127,11 @@ class PredictionFolder:
                 f"{file_name}: the model predicts class {labels.max()}, but dataset '{self.dataset_name}' has "
                 f"{self.num_classes} classes."
             )
-        while self._waiting and (self._waiting[0].done() or len(self._waiting) >= _WAITING):
-            self._finish(self._waiting.popleft())
-        self._waiting.append(self._writer.submit(self._encode, file, labels))
-
-    def flush(self) -> None:
-        """Wait until everything is written.
-
-        Raises:
-            OSError: the file system has refused a file.
-        """
-        while self._waiting:
-            self._finish(self._waiting.popleft())
-
-    def close(self) -> None:
-        """End the thread; what waits is still written, and errors are not raised any more."""
-        self._writer.shutdown()
+        encoded = cv2.imencode(".png", cv2.LUT(labels, self._stored_values))[1]
+        try:
+            _replace(file, encoded.tobytes())
+        except OSError as error:
+            raise OSError(self._sentence(file, error)) from error
 
     def describe(self) -> str:
         """Number, place and format of the label maps that are there, in words."""
@@ -188,19 +170,6 @@ class PredictionFolder:
 
     def _present(self) -> list[Path]:
         return [file for file in self._files.values() if file.is_file()]
-
-    def _encode(self, file: Path, labels: NDArray[np.uint8]) -> None:
-        encoded = cv2.imencode(".png", cv2.LUT(labels, self._stored_values))[1]
-        try:
-            _replace(file, encoded.tobytes())
-        except OSError as error:
-            raise OSError(self._sentence(file, error)) from error
-
-    @staticmethod
-    def _finish(writing: "Future[None]") -> None:
-        error = writing.exception()
-        if error is not None:
-            raise error
 
     @staticmethod
     def _sentence(path: Path, error: OSError) -> str:

@@ -56,7 +56,7 @@ class PredictionWriter(DatasetEvaluator):
         self._folder = folder
 
     def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Tensor]]) -> None:
-        """Write the labels of a batch in the background.
+        """Write the labels of a batch.
 
         Args:
             inputs: dicts with `file_name`, and `height` and `width` in pixels.
@@ -79,11 +79,7 @@ class PredictionWriter(DatasetEvaluator):
 
         Returns:
             an empty dict.
-
-        Raises:
-            OSError: a file could not be written.
         """
-        self._folder.flush()
         comm.synchronize()
         if comm.is_main_process():
             logger.info("%s: %s.", self._folder.dataset_name, self._folder.describe())

@@ -1,10 +1,8 @@
 """TEST.SAVE_PREDICTIONS: files in the benchmarks' formats, and an evaluation that goes on from those that are there."""
 
 import logging
-import os
 import shutil
 import subprocess
-import threading
 from pathlib import Path
 
 import cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling as official
@@ -18,7 +16,6 @@ from pytest import approx
 
 from mtaclip.engine import Trainer, setup_cfg
 from mtaclip.evaluation import SemanticEvaluator
-from mtaclip.evaluation.prediction_folder import PredictionFolder
 
 VAL, TEST, ADE20K = "cityscapes_sem_seg_val", "cityscapes_sem_seg_test", "ade20k_150_sem_seg_val"
 
@@ -288,32 +285,6 @@ def test_a_file_that_the_system_refuses_ends_the_evaluation(evaluate, tmp_path):
     for words in (f"{file} cannot be written: Is a directory (", "MiB free", "same command again", "goes on where it"):
         assert words in str(error.value)
     assert not list(file.parent.glob(".*"))
-
-
-def test_few_label_maps_wait_in_memory(own_dataset, tmp_path):
-    """While the first file takes nothing, since nobody reads from this pipe, `write` soon waits too."""
-    name, records = own_dataset
-    images = [records[0] | {"file_name": f"{i}.png"} for i in range(40)]
-    folder = PredictionFolder(tmp_path / "predictions", name, images)
-    folder.prepare({})
-    pipe = tmp_path / "predictions" / ".0.png.0.partial"
-    os.mkfifo(pipe)
-    taken = []
-
-    def write() -> None:
-        for image in images:
-            folder.write(image["file_name"], np.zeros((6, 8), np.uint8))
-            taken.append(image)
-
-    writing = threading.Thread(target=write)
-    writing.start()
-    writing.join(timeout=0.3)
-    assert 1 <= len(taken) <= 16
-    pipe.read_bytes()
-    writing.join(timeout=30)
-    folder.flush()
-    folder.close()
-    assert len(list((tmp_path / "predictions").glob("*.png"))) == 40
 
 
 @pytest.fixture

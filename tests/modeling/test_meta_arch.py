@@ -99,6 +99,23 @@ def test_texts_can_classify_masks(build, classifier):
     assert not torch.allclose(model(image)[0]["sem_seg"], scores)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@torch.no_grad()
+def test_the_host_waits_for_nothing_but_the_result(build):
+    windows = ["TEST.SLIDING_WINDOW.ENABLED", "True", "INPUT.CROP.SIZE", "(512,512)"]
+    model = build("mtaclip", *windows).eval().cuda()
+    images = [sample(700, 1000), sample(512, 512) | {"height": 300, "width": 400}]
+    for item in images:
+        item["image"] = item["image"].pin_memory()
+    expected = [result["labels"].cpu() for result in model(images)]  # reads the texts, compiles what is compiled
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        results = model(images)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(torch.equal(r["labels"].cpu(), labels) for r, labels in zip(results, expected, strict=True))
+
+
 def test_a_model_without_texts_cannot_be_asked_for_them(build):
     with pytest.raises(ValueError, match=r"TEST\.CLASSIFIER is 'text', but the model has no text side"):
         build("mask2former", "TEST.CLASSIFIER", "text")
