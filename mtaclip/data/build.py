@@ -66,14 +66,12 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader[list[dict[s
         Loader whose batches are lists of samples without labels. With several processes each gets its share.
 
     Raises:
-        ValueError, FileNotFoundError: the dataset or TEST.IMS_PER_BATCH is empty; see also `get_records`,
-            `check_dataset` and `SemanticMapper`.
+        ValueError, FileNotFoundError: TEST.IMS_PER_BATCH is not positive; see also `get_records`, `check_dataset` and
+            `SemanticMapper`.
     """
     if cfg.TEST.IMS_PER_BATCH < 1:
         raise ValueError(f"TEST.IMS_PER_BATCH must be positive, got {cfg.TEST.IMS_PER_BATCH}.")
     records = _checked_records(cfg, [dataset_name])
-    if not records:
-        raise ValueError(f"dataset '{dataset_name}' is empty: it has no image that could be evaluated.")
     return DataLoader(
         MapDataset(DatasetFromList(records, copy=False), SemanticMapper(cfg, False)),
         batch_size=cfg.TEST.IMS_PER_BATCH,

@@ -49,14 +49,19 @@ def get_records(names: Sequence[str]) -> list[Record]:
         (see `mtaclip.data.labels.LABEL_FORMATS`).
 
     Raises:
-        ValueError: `names` is empty, or a name is not registered.
+        ValueError: `names` is empty, a name is not registered, or a dataset has no image.
         FileNotFoundError: files of a dataset are missing.
     """
     if isinstance(names, str) or not names:
         raise ValueError(f"DATASETS needs a list of one or more dataset names, got {names!r}: for example {_known()}.")
+    found = []
     for name in names:
         check_registered(name)
-    return [record for name in names for record in DatasetCatalog.get(name)]
+        records = DatasetCatalog.get(name)
+        if not records:
+            raise ValueError(f"dataset '{name}' is empty: it lists no image; check the function that registered it.")
+        found += records
+    return found
 
 
 def check_registered(name: str, key: str = "DATASETS") -> None:

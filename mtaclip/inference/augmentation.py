@@ -45,6 +45,7 @@ class AugmentedInference(nn.Module):
                 f"{tuple(short_limits)} and {long_limit}."
             )
         self.model = model
+        self.training = model.training
         self._resizes = [ResizeWithin(limit, long_limit) for limit in short_limits]
         self._flip = flip
 

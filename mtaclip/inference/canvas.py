@@ -12,9 +12,8 @@ from mtaclip.inference.resize import Size, resize_part, source_span
 from mtaclip.inference.windows import Window, intersect
 
 INVALID = 255  # label of a pixel whose scores are not finite
-# Pixels of a tile. On a CPU, the masks of its queries stay in the cache; a GPU wants much work at a time.
-_TILE = {"cpu": (64, 128)}
-_TILE_ON_GPU = (256, 2048)
+# Rows and columns of a tile. On a CPU, the masks of its queries stay in the cache; a GPU wants much work at a time.
+_TILE_ON_CPU, _TILE_ON_GPU = (64, 128), (256, 2048)
 
 
 class Canvas:
@@ -62,7 +61,7 @@ class Canvas:
 
     def _decide(self, complete: int) -> None:
         """Decide the tiles that need none but the image's first `complete` rows, and forget windows no tile needs."""
-        height, width = _TILE.get(self._device.type, _TILE_ON_GPU)
+        height, width = _TILE_ON_CPU if self._device.type == "cpu" else _TILE_ON_GPU
         for rows in _tiles(self._decided, self._size[0], height):
             needed = source_span(self._seen[0], self._size[0], rows)
             if needed.stop > complete:

@@ -56,3 +56,9 @@ def test_without_it_the_model_is_left_alone(configure):
 def test_sizes_that_are_none_name_their_key(sizes, longest):
     with pytest.raises(ValueError, match=r"TEST\.AUG\.MIN_SIZES"):
         AugmentedInference(torch.nn.Identity(), sizes, longest, flip=True)
+
+
+def test_the_mode_of_the_model_is_that_of_its_wrapper():
+    for mode in (True, False):
+        wrapper = AugmentedInference(torch.nn.Identity().train(mode), SIZES, 100, flip=True)
+        assert wrapper.training == wrapper.train(wrapper.training).model.training == mode
