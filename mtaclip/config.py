@@ -170,5 +170,7 @@ def _add_test(cfg: CN) -> None:
     cfg.TEST.IMS_PER_BATCH = 1
     # Also score class boundaries: boundary IoU (Cheng et al. 2021), within 2 % of the image diagonal.
     cfg.TEST.BOUNDARY_IOU = False
+    # Images that every evaluation draws, with prediction, truth and errors, to OUTPUT_DIR/snapshots/<dataset>/.
+    cfg.TEST.SNAPSHOTS = 4
     # Also write all label maps, in the benchmark's format, to OUTPUT_DIR/predictions/<dataset>/, and go on from there.
     cfg.TEST.SAVE_PREDICTIONS = False

@@ -14,12 +14,14 @@ from mtaclip.evaluation import SemanticEvaluator
 from mtaclip.evaluation.fingerprint import fingerprint
 from mtaclip.evaluation.prediction_folder import PredictionFolder
 from mtaclip.evaluation.predictions import PredictionWriter, SavedPredictions
+from mtaclip.evaluation.snapshots import SnapshotEvaluator
 
 
 def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
     """Streaming scores of a dataset; `scores_<dataset>.json` and the report go into OUTPUT_DIR. Without labels, none.
 
-    The report is `report.html` and `report.md`; of several test datasets, `report_<dataset>.html` and `.md`.
+    The report is `report.html` and `report.md`; of several test datasets, `report_<dataset>.html` and `.md`. Beside the
+    scores, TEST.SNAPSHOTS images are drawn.
 
     Args:
         cfg: DATASETS.TEST, TEST and OUTPUT_DIR are read.
@@ -36,11 +38,14 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
             f"DATASETS.TEST: {dataset_name!r} has evaluator_type {kind!r}; this project evaluates datasets with "
             f'"{EVALUATOR_TYPE}", as mtaclip/data/ registers them.'
         )
-    if any(record.get("sem_seg_file_name") for record in get_records([dataset_name])):
+    records = get_records([dataset_name])
+    if any(record.get("sem_seg_file_name") for record in records):
         report = "report" if len(cfg.DATASETS.TEST) == 1 else f"report_{dataset_name}"
-        return SemanticEvaluator(
+        scores = SemanticEvaluator(
             dataset_name, output_dir=cfg.OUTPUT_DIR, boundary_iou=cfg.TEST.BOUNDARY_IOU, report=report
         )
+        folder = Path(cfg.OUTPUT_DIR) / "snapshots" / dataset_name
+        return DatasetEvaluators([SnapshotEvaluator(dataset_name, records, cfg.TEST.SNAPSHOTS, folder), scores])
     if not cfg.TEST.SAVE_PREDICTIONS:
         raise ValueError(
             f"DATASETS.TEST: {dataset_name!r} has no labels and cannot be scored: take a split with labels, or set "

@@ -15,6 +15,7 @@ from detectron2.utils.events import EventWriter
 
 from mtaclip.checkpoint import Checkpointer
 from mtaclip.checkpoint.loading import read_checkpoint
+from mtaclip.visualization.curves import draw_curves
 
 _BEST = "model_best"
 _NUMBERED = re.compile(r"model_(\d{7,})\.pth")
@@ -150,6 +151,34 @@ class LenientWriter(EventWriter):
             action()
         except OSError as error:
             _logger.error("%s: not written: %s; training goes on.", type(self._writer).__name__, error)
+
+
+class DrawCurves(HookBase):
+    """Draws `curves.png` from `metrics.json` after every evaluation and at the end; put it behind the writers.
+
+    Args:
+        period: iterations between evaluations; 0 draws at the end only.
+        metrics: the run's `metrics.json`.
+    """
+
+    def __init__(self, period: int, metrics: Path) -> None:
+        self._period = period
+        self._metrics = metrics
+
+    def after_step(self) -> None:
+        """Draw what has been written so far, if it is time."""
+        if _divides(self._period, self.trainer.iter + 1):
+            self._draw()
+
+    def after_train(self) -> None:
+        """Draw everything."""
+        self._draw()
+
+    def _draw(self) -> None:
+        try:
+            draw_curves(self._metrics, self._metrics.with_name("curves.png"))
+        except (OSError, ValueError) as error:
+            _logger.error("The curves were not drawn: %s", error)
 
 
 def drop_incomplete_line(path: Path) -> None:

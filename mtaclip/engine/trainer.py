@@ -20,6 +20,7 @@ from mtaclip.data.datasets import get_records
 from mtaclip.data.loader import TrainingLoader
 from mtaclip.engine.evaluation import build_evaluator, saved_predictions
 from mtaclip.engine.hooks import (
+    DrawCurves,
     LenientWriter,
     PeriodicCheckpoints,
     PeriodicEvaluation,
@@ -185,7 +186,7 @@ class Trainer(DefaultTrainer):
         return {key: reduce(getattr, key.split("."), self.cfg) for key in _CHANGEABLE}
 
     def build_hooks(self) -> list[hooks.HookBase]:
-        """Timing, schedule, checkpoints, answer to signals, evaluation, best checkpoint, writers, in this order."""
+        """Timing, schedule, checkpoints, signals, evaluation, best checkpoint, writers and curves, in this order."""
         cfg = self.cfg
         found = [hooks.IterationTimer(), hooks.LRScheduler(self.optimizer, self.scheduler)]
         checkpoints = PeriodicCheckpoints(
@@ -206,6 +207,7 @@ class Trainer(DefaultTrainer):
             prefix = f"{cfg.DATASETS.TEST[0]}/" if several else ""
             found.append(SaveBest(self.checkpointer, f"{prefix}sem_seg/mIoU"))
             found.append(hooks.PeriodicWriter(self.build_writers(), period=LOG_PERIOD))
+            found.append(DrawCurves(cfg.TEST.EVAL_PERIOD, Path(cfg.OUTPUT_DIR) / "metrics.json"))
         return found
 
     def build_writers(self) -> list[EventWriter]:

@@ -101,11 +101,7 @@ class Gallery:
         place = bisect_left(kept, (-score, file_name, label_file), key=lambda example: example.rank)
         if np.isnan(score) or (place == self._size and len(kept) == 2 * self._size):
             return
-        size = _miniature_size(truth.shape)
-        prediction, truth = _nearest(prediction, size), _nearest(truth, size)
-        truth[truth == self._ignore_label] = IGNORE_LABEL
-        photo = _read_miniature(file_name, size)
-        kept.insert(place, Example(score, file_name, label_file, photo, _encode_png(prediction), _encode_png(truth)))
+        kept.insert(place, make_example(score, file_name, label_file, prediction, truth, self._ignore_label))
         self._examples = self._without_the_middle(kept)
 
     def choose(self, distributed: bool) -> tuple[list[Example], list[Example]]:
@@ -130,6 +126,22 @@ class Gallery:
         return examples[: self._size] + examples[self._size :][-self._size :] if self._size else []
 
 
+def make_example(
+    score: float,
+    file_name: str,
+    label_file: str,
+    prediction: NDArray[np.uint8],
+    truth: NDArray[np.uint8],
+    ignore_label: int = IGNORE_LABEL,
+) -> Example:
+    """Read the photo and make everything a miniature; arguments as in `Gallery.offer`."""
+    size = _miniature_size(truth.shape)
+    prediction, truth = _nearest(prediction, size), _nearest(truth, size)
+    truth[truth == ignore_label] = IGNORE_LABEL
+    photo = _read_miniature(file_name, size)
+    return Example(score, file_name, label_file, photo, _encode_png(prediction), _encode_png(truth))
+
+
 def draw_example(example: Example, palette: Palette) -> Pictures:
     """Draw an example in the colours of its classes.
 
@@ -137,11 +149,23 @@ def draw_example(example: Example, palette: Palette) -> Pictures:
         example: from a gallery.
         palette: names and colours of the classes.
     """
+    _, *pictures = draw_panels(example, palette)
+    return Pictures(*(_encode_jpeg(picture, _SHOWN_QUALITY) for picture in pictures))
+
+
+def draw_panels(example: Example, palette: Palette) -> tuple[NDArray[np.uint8], ...]:
+    """The photo, the predicted and the true classes over it, and the errors, as RGB pictures.
+
+    Small photos and errors keep their size; what has captions is enlarged by a whole number.
+
+    Args:
+        example: from `make_example` or a gallery.
+        palette: names and colours of the classes.
+    """
     prediction, truth = _decode(example.prediction), _decode(example.truth)
     photo = np.full((*truth.shape, 3), _NO_PHOTO, np.uint8) if example.photo is None else _decode(example.photo)
     overlays = [draw_overlay(photo, labels, palette, min_edge=_MIN_EDGE) for labels in (prediction, truth)]
-    pictures = (*overlays, error_map(photo, prediction, truth))
-    return Pictures(*(_encode_jpeg(picture, _SHOWN_QUALITY) for picture in pictures))
+    return photo, *overlays, error_map(photo, prediction, truth)
 
 
 def error_map(photo: NDArray[np.uint8], prediction: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -67,7 +67,8 @@ class PredictionWriter(DatasetEvaluator):
             OSError: see `PredictionFolder.write`.
         """
         for record, output in zip(inputs, outputs, strict=True):
-            labels, size = predicted_labels(output, record["file_name"]), (record["height"], record["width"])
+            labels = predicted_labels(output, record["file_name"], self._folder.num_classes)
+            size = (record["height"], record["width"])
             if labels.shape != size:
                 raise ValueError(
                     f"{record['file_name']}: the model's 'labels' are {labels.shape}, the image is {size}."

@@ -35,7 +35,6 @@ from mtaclip.evaluation.report import (
 )
 from mtaclip.evaluation.scores import boundary_scores, instance_scores, mean_iou, semantic_scores
 from mtaclip.evaluation.tables import ImageTables, Tables
-from mtaclip.inference.canvas import most_likely
 from mtaclip.visualization import Palette
 
 logger = logging.getLogger(__name__)
@@ -108,8 +107,8 @@ class SemanticEvaluator(DatasetEvaluator):
 
         Args:
             inputs: dicts with `file_name`, `sem_seg_file_name` and `label_format` ("train_ids" if it is missing).
-            outputs: for each input a dict with `labels`: classes (H, W), uint8, at the original size; or with
-                `sem_seg`: scores (C, H, W), float, of which the largest at a pixel names its class.
+            outputs: for each input a dict with `labels` or `sem_seg` at the original size, see
+                `mtaclip.evaluation.outputs.predicted_labels`.
 
         Raises:
             ValueError: an image has no labels; scores are not finite, have the wrong class count or not the size
@@ -122,7 +121,7 @@ class SemanticEvaluator(DatasetEvaluator):
                     f"{record['file_name']}: dataset '{self._dataset_name}' has no labels for this image and cannot be "
                     "evaluated; set DATASETS.TEST to a split with labels."
                 )
-            prediction = self._predicted_classes(output, record["file_name"])
+            prediction = predicted_labels(output, record["file_name"], len(self._class_names))
             truth = read_label_map(label_file, record.get("label_format", "train_ids"), len(self._class_names))
             tables = self._count(prediction, truth, str(label_file))
             self._images.set(f"{record['file_name']}\n{label_file}", tables)
@@ -182,21 +181,6 @@ class SemanticEvaluator(DatasetEvaluator):
         if self._boundary_iou:
             scores |= boundary_scores(total.boundary, self._class_names)
         return scores
-
-    def _predicted_classes(self, output: dict[str, Tensor], file_name: str) -> NDArray[np.uint8]:
-        """Class of every pixel, (H, W) uint8 on the host."""
-        if "labels" not in output:
-            return self._most_likely_class(output["sem_seg"], file_name)
-        return predicted_labels(output, file_name)
-
-    def _most_likely_class(self, scores: Tensor, file_name: str) -> NDArray[np.uint8]:
-        """Class of every pixel, (H, W) uint8 on the host, from scores (C, H, W)."""
-        if scores.dim() != 3 or scores.shape[0] != len(self._class_names):
-            raise ValueError(
-                f"{file_name}: the model's scores have shape {tuple(scores.shape)}, but dataset '{self._dataset_name}' "
-                f"has {len(self._class_names)} classes; set MODEL.SEM_SEG_HEAD.NUM_CLASSES to that number."
-            )
-        return predicted_labels({"labels": most_likely(scores)}, file_name)
 
     def _write_report(self, scores: dict[str, float], total: Tables, best: list[Example], worst: list[Example]) -> None:
         """Write the page and the Markdown; a failure costs no scores, so it is only logged."""

@@ -302,7 +302,7 @@ def small_disk(tmp_path):
 
 def test_on_a_full_disk_that_gets_room_it_goes_on(evaluate, small_disk):
     """Manifest and pictures take 4 KiB pages; there is room for the manifest and a few pictures."""
-    whole = evaluate(Brightness(), out=small_disk)["sem_seg"]
+    whole = evaluate(Brightness(), "TEST.SNAPSHOTS", "0", out=small_disk)["sem_seg"]
     sizes = [-(-file.stat().st_size // 4096) * 4096 for file in predictions(small_disk)]
     for file in [*predictions(small_disk), predictions(small_disk)[0].with_name("predictions.json")]:
         file.unlink()
@@ -311,12 +311,12 @@ def test_on_a_full_disk_that_gets_room_it_goes_on(evaluate, small_disk):
     ballast.write_bytes(bytes(256 * 1024 - 4096 - sum(sizes[:2]) - 4096))
     model = Brightness()
     with pytest.raises(OSError, match="No space left on device"):
-        evaluate(model, out=small_disk)
+        evaluate(model, "TEST.SNAPSHOTS", "0", out=small_disk)
     written = len(predictions(small_disk))
     assert 1 <= written < 4
     ballast.unlink()
     model = Brightness()
-    assert evaluate(model, out=small_disk)["sem_seg"] == approx(whole, nan_ok=True)
+    assert evaluate(model, "TEST.SNAPSHOTS", "0", out=small_disk)["sem_seg"] == approx(whole, nan_ok=True)
     assert model.seen == 4 - written
 
 

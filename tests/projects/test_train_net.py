@@ -64,6 +64,9 @@ def test_train_evaluate_resume(train, tmp_path):
     names = {p.name for p in out.iterdir()}
     assert {"model_best.pth", "model_final.pth", "config.yaml", "metrics.json", "last_checkpoint"} <= names
     assert any(name.startswith("events.out.tfevents") for name in names), "TensorBoard"
+    assert {"report.html", "report.md", "curves.png"} <= names
+    snapshots = [file.stem[-7:] for file in (out / "snapshots" / "cityscapes_sem_seg_val").iterdir()]
+    assert set(snapshots) == {"0000001", "0000004"} and len(snapshots) % 2 == 0
     last = metrics(out)[3]
     expected = {f"loss_{n}{s}" for n in ("ce", "mask", "dice", "mask_text") for s in ("", "_1", "_2")}
     assert expected | {"total_loss", "lr", "grad_norm", "data_time"} <= set(last)

@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 
 from mtaclip.engine import setup_cfg
-from mtaclip.visualization.curves import draw_curves
 
 ROOT = Path(__file__).resolve().parents[3]
 PICTURES = 8
@@ -72,7 +71,6 @@ def main() -> None:
 
     run(["datasets/make_miniature.py", "--root", str(args.datasets), "--dataset", "cityscapes"], environment)
     run([*train, *args.opts], environment)
-    draw_curves(output / "metrics.json", output / "curves.png")
     weights = ["MODEL.WEIGHTS", str(output / "model_final.pth")]
     run([*train, "--eval-only", *args.opts, *weights], environment)
     images = sorted((args.datasets / "cityscapes" / "leftImg8bit" / "val").glob("*/*.png"))[:PICTURES]
