@@ -84,14 +84,13 @@ def blend(
 
 
 def draw_side_by_side(
-    image: NDArray[np.uint8], overlay: NDArray[np.uint8], background: tuple[int, int, int] = (255, 255, 255)
+    image: NDArray[np.uint8], overlay: NDArray[np.uint8]
 ) -> NDArray[np.uint8]:
-    """Place an image and its overlay next to each other, with a strip of eight pixels between them.
+    """Place an image and its overlay next to each other, with a white strip of eight pixels between them.
 
     Args:
         image: (H, W, 3) uint8 RGB; enlarged to the size of the overlay.
         overlay: (s*H, s*W, 3) uint8 RGB.
-        background: colour of the strip.
 
     Returns:
         (s*H, 2*s*W + 8, 3) uint8 RGB.
@@ -99,7 +98,7 @@ def draw_side_by_side(
     height, width = overlay.shape[:2]
     if image.shape != overlay.shape:
         image = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
-    strip = np.full((height, _STRIP, 3), background, dtype=np.uint8)
+    strip = np.full((height, _STRIP, 3), 255, dtype=np.uint8)
     return np.concatenate([image, strip, overlay], axis=1)
 
 

@@ -98,13 +98,6 @@ class VideoWriter:
         self._writer: cv2.VideoWriter | None = None
         self._size = (0, 0)
 
-    def __enter__(self) -> "VideoWriter":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._writer is not None:
-            self._writer.release()
-
     def write(self, frame: NDArray[np.uint8]) -> None:
         """Append a frame.
 
@@ -126,6 +119,11 @@ class VideoWriter:
                 f"{self._size[0]} x {self._size[1]}."
             )
         self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+
+    def close(self) -> None:
+        """Complete the file."""
+        if self._writer is not None:
+            self._writer.release()
 
     def _open(self) -> cv2.VideoWriter:
         if self._size[0] % 2 or self._size[1] % 2:
