@@ -1,6 +1,7 @@
 """A segmented video on disk: videos of its pictures, train ids frame by frame, one legend for all."""
 
 import math
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -41,8 +42,9 @@ class Film:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for writer in self._writers.values():
-            writer.close()
+        with ExitStack() as closing:
+            for writer in self._writers.values():
+                closing.callback(writer.close)
         if "legend" in self._kinds and self._pixels.any():
             save_picture(self._painter.legend(self._pixels), self._path("legend.png"))
 

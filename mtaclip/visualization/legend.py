@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib.font_manager import FontProperties, findfont
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from mtaclip.visualization.captions import sans_font
 from mtaclip.visualization.palette import Palette, check_labels
 
 _FONT_SIZE = 18
@@ -91,7 +91,7 @@ def draw_legend(entries: Sequence[LegendEntry], background: str = "light") -> ND
         (height, width, 3) uint8 RGB.
     """
     ground, ink = _GROUNDS[background]
-    font = ImageFont.truetype(findfont(FontProperties(family="DejaVu Sans")), _FONT_SIZE)
+    font = sans_font(_FONT_SIZE)
     num_columns = -(-len(entries) // _MAX_ROWS)
     num_rows = -(-len(entries) // num_columns)
     name_width = round(max(font.getlength(entry.name) for entry in entries))

@@ -3,22 +3,16 @@
 Shapes: `H, W` image size, `s` the whole number by which small images are enlarged.
 """
 
-from types import SimpleNamespace
-from typing import Any
-
 import cv2
 import numpy as np
-from detectron2.utils.visualizer import VisImage, Visualizer
 from numpy.typing import NDArray
 from PIL import Image
 
+from mtaclip.visualization.captions import draw_captions
 from mtaclip.visualization.palette import Palette, colour_map
 
 _MAX_ENLARGED_EDGE = 2048
 _STRIP = 8  # pixels between image and overlay side by side; even, as video codecs need
-_CAPTION_COLOUR = "white"
-_CAPTION_GAP = 3.0  # pixels kept free round a caption
-_CAPTION_TRIES = 8  # places tried for one class's caption
 
 
 def draw_overlay(
@@ -46,9 +40,7 @@ def draw_overlay(
     _check_image(image, labels)
     image, labels = _enlarge(image, labels, min_edge)
     blended = blend(image, labels, palette, opacity)
-    if opacity == 0.0:
-        return blended
-    return _Captions(blended, palette).draw_sem_seg(labels).get_image()
+    return blended if opacity == 0.0 else draw_captions(blended, labels, palette)
 
 
 def blend(
@@ -119,68 +111,3 @@ def _enlarge(
     size = (width * scale, height * scale)
     resized = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
     return np.asarray(resized), labels.repeat(scale, axis=0).repeat(scale, axis=1)
-
-
-class _Captions(Visualizer):
-    """Detectron2's visualizer reduced to the names of the segments, which keep clear of each other.
-
-    Detectron2 draws a segment as polygons, which lose thin parts and fill small holes; `blend` has drawn them already.
-    """
-
-    def __init__(self, image: NDArray[np.uint8], palette: Palette) -> None:
-        classes: Any = SimpleNamespace(stuff_classes=palette.names, stuff_colors=palette.colours.tolist())
-        super().__init__(image, classes)
-        self._captions: list[tuple[float, float, float, float]] = []
-
-    def draw_binary_mask(
-        self,
-        binary_mask: NDArray[np.uint8],
-        color: Any = None,
-        *,
-        edge_color: Any = None,
-        text: str | None = None,
-        alpha: float = 0.5,
-        area_threshold: int | None = 0,
-    ) -> VisImage:
-        """Write one class's name; `draw_sem_seg` calls this for every class, the largest first.
-
-        Arguments and result are those of Detectron2's method; only `binary_mask` and `text` are used.
-        """
-        if text is not None:
-            self._draw_caption(text, binary_mask)
-        return self.output
-
-    def _draw_caption(self, text: str, binary_mask: NDArray[np.uint8]) -> None:
-        """Write `text` deep inside the segment where it covers no other caption, or not at all."""
-        self.draw_text(text, (0, 0), color=_CAPTION_COLOUR)
-        caption = self.output.ax.texts[-1]
-        extent = caption.get_window_extent(self.output.canvas.get_renderer())
-        width, height = extent.width + 2 * _CAPTION_GAP, extent.height + 2 * _CAPTION_GAP
-        # Distance of every pixel to the nearest one outside the segment; beyond the image is outside, too.
-        depth = cv2.distanceTransform(np.pad(binary_mask, 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
-        for _ in range(_CAPTION_TRIES):
-            deepest = depth.max()
-            if deepest < height / 2:
-                break
-            ridge = np.argwhere(depth > 0.95 * deepest)
-            y, x = ridge[np.square(ridge - ridge.mean(axis=0)).sum(axis=1).argmin()].tolist()
-            box = self._box_inside(x, y, width, height)
-            if box is not None and not any(_overlap(box, other) for other in self._captions):
-                caption.set_position(((box[0] + box[2]) / 2, box[1] + _CAPTION_GAP))
-                self._captions.append(box)
-                return
-            top, left = max(int(y - height), 0), max(int(x - width / 2), 0)
-            depth[top : int(y + height) + 1, left : int(x + width / 2) + 1] = 0.0  # look elsewhere next time
-        caption.remove()
-
-    def _box_inside(self, x: float, y: float, width: float, height: float) -> tuple[float, float, float, float] | None:
-        """Box (left, top, right, bottom) round a point, moved into the image; None if it is larger than the image."""
-        if width > self.output.width or height > self.output.height:
-            return None
-        left = min(max(x - width / 2, 0.0), self.output.width - width)
-        top = min(max(y - height / 2, 0.0), self.output.height - height)
-        return left, top, left + width, top + height
-
-
-def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from mtaclip.visualization.confidence import draw_confidence
 from mtaclip.visualization.legend import count_pixels, draw_legend, legend_entries
-from mtaclip.visualization.overlay import blend, draw_overlay, draw_side_by_side
+from mtaclip.visualization.overlay import draw_overlay, draw_side_by_side
 from mtaclip.visualization.palette import Palette, colour_map, hide_classes
 
 KINDS = ("overlay", "colours", "ids", "legend", "side-by-side", "confidence")
@@ -72,7 +72,7 @@ class Painter:
         return overlay if kind == "overlay" else draw_side_by_side(segmented.image, overlay)
 
     def frame(self, kind: str, segmented: Segmented) -> NDArray[np.uint8]:
-        """Draw a frame of a video: as `picture`, but without class names, and never enlarged.
+        """Draw a frame of a video: as `picture`, but never enlarged.
 
         Args:
             kind: one of `FILMED_KINDS`.
@@ -92,7 +92,7 @@ class Painter:
                 raise ValueError("a picture of the confidence needs the confidence.")
             hidden = None if self.shown is None else ~np.isin(segmented.labels, self.shown)
             return draw_confidence(segmented.confidence, hidden)
-        overlay = blend(segmented.image, labels, self.palette, self.opacity)
+        overlay = draw_overlay(segmented.image, labels, self.palette, self.opacity, min_edge=0)
         return overlay if kind == "overlay" else draw_side_by_side(segmented.image, overlay)
 
     def count(self, segmented: Segmented) -> NDArray[np.int64]:

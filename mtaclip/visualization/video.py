@@ -16,7 +16,7 @@ _USUAL_FRAME_RATE = 25.0  # of a source that does not say its own
 _HIGHEST_FRAME_RATE = 1000.0
 _PROBE_SECONDS = 30  # for another process to open a window
 _CODECS = ((".mp4", "mp4v"), (".avi", "MJPG"))  # the first that this OpenCV can write is used
-_UNTIL_OPENED = "-8"  # FFmpeg's level that says nothing
+_SILENT = "-8"  # FFmpeg's level that says nothing
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +97,7 @@ class VideoWriter:
         self._stem, self._frame_rate = Path(stem), frame_rate
         self._writer: cv2.VideoWriter | None = None
         self._size = (0, 0)
+        self._num_frames = 0
 
     def write(self, frame: NDArray[np.uint8]) -> None:
         """Append a frame.
@@ -119,11 +120,20 @@ class VideoWriter:
                 f"{self._size[0]} x {self._size[1]}."
             )
         self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+        self._num_frames += 1
 
     def close(self) -> None:
-        """Complete the file."""
-        if self._writer is not None:
-            self._writer.release()
+        """Complete the file.
+
+        Raises:
+            OSError: it does not hold all frames; OpenCV does not say that a disk is full.
+        """
+        if self._writer is None:
+            return
+        self._writer.release()
+        written = int(_property(str(self.file), cv2.CAP_PROP_FRAME_COUNT))
+        if written < self._num_frames:
+            raise OSError(f"{self.file} holds {max(written, 0)} of {self._num_frames} frames: is the disk full?")
 
     def _open(self) -> cv2.VideoWriter:
         if self._size[0] % 2 or self._size[1] % 2:
@@ -137,9 +147,16 @@ class VideoWriter:
         raise OSError(f"{self._stem}: OpenCV can write no video there; is the folder writable, the disk not full?")
 
 
+def _property(file: str, key: int) -> float:
+    capture = cv2.VideoCapture(file)
+    value = capture.get(key)
+    capture.release()
+    return value
+
+
 def quiet_codecs() -> None:
     """Keep OpenCV and FFmpeg from writing to the terminal; call it before the first video is opened."""
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", _UNTIL_OPENED)
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", _SILENT)
     cv2.setLogLevel(0)
 
 
