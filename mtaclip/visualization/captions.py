@@ -91,9 +91,7 @@ def _overlap(a: Box, b: Box) -> bool:
     return a[0] - _GAP < b[2] and b[0] - _GAP < a[2] and a[1] - _GAP < b[3] and b[1] - _GAP < a[3]
 
 
-def _write(
-    picture: NDArray[np.uint8], boxes: list[tuple[str, Box]], font: ImageFont.FreeTypeFont
-) -> NDArray[np.uint8]:
+def _write(picture: NDArray[np.uint8], boxes: list[tuple[str, Box]], font: ImageFont.FreeTypeFont) -> NDArray[np.uint8]:
     darkened = picture.copy()
     for _, (left, top, right, bottom) in boxes:
         behind = darkened[top:bottom, left:right]

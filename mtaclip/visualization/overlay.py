@@ -75,9 +75,7 @@ def blend(
     return mixed
 
 
-def draw_side_by_side(
-    image: NDArray[np.uint8], overlay: NDArray[np.uint8]
-) -> NDArray[np.uint8]:
+def draw_side_by_side(image: NDArray[np.uint8], overlay: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Place an image and its overlay next to each other, with a white strip of eight pixels between them.
 
     Args:

@@ -102,9 +102,7 @@ def colour_map(
     return table[labels]
 
 
-def hide_classes(
-    labels: NDArray[np.uint8], shown: Sequence[int], ignore_label: int = 255
-) -> NDArray[np.uint8]:
+def hide_classes(labels: NDArray[np.uint8], shown: Sequence[int], ignore_label: int = 255) -> NDArray[np.uint8]:
     """Replace all classes but some by the ignore label.
 
     Args:

@@ -16,6 +16,7 @@ _USUAL_FRAME_RATE = 25.0  # of a source that does not say its own
 _HIGHEST_FRAME_RATE = 1000.0
 _PROBE_SECONDS = 30  # for another process to open a window
 _CODECS = ((".mp4", "mp4v"), (".avi", "MJPG"))  # the first that this OpenCV can write is used
+_END_KEYS = (27, ord("q"))  # Esc
 _SILENT = "-8"  # FFmpeg's level that says nothing
 
 logger = logging.getLogger(__name__)
@@ -45,7 +46,9 @@ class VideoReader:
             raise FileNotFoundError(f"video {source} does not exist.")
         self._capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
         if not self._capture.isOpened():
-            raise ValueError(f"{self.name} cannot be opened as a video: it is absent, in use, damaged or of another kind.")
+            raise ValueError(
+                f"{self.name} cannot be opened as a video: it is absent, in use, damaged or of another kind."
+            )
         rate = self._capture.get(cv2.CAP_PROP_FPS)
         self.frame_rate = rate if math.isfinite(rate) and 0 < rate <= _HIGHEST_FRAME_RATE else _USUAL_FRAME_RATE
         count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
@@ -137,7 +140,9 @@ class VideoWriter:
 
     def _open(self) -> cv2.VideoWriter:
         if self._size[0] % 2 or self._size[1] % 2:
-            logger.warning("%s: %d x %d pixels lose their last odd row or column, as codecs need.", self._stem, *self._size)
+            logger.warning(
+                "%s: %d x %d pixels lose their last odd row or column, as codecs need.", self._stem, *self._size
+            )
         for suffix, codec in _CODECS:
             self.file = self._stem.with_name(self._stem.name + suffix)
             writer = cv2.VideoWriter(str(self.file), cv2.VideoWriter_fourcc(*codec), self._frame_rate, self._size)
@@ -145,6 +150,26 @@ class VideoWriter:
                 return writer
             logger.warning("%s: this OpenCV cannot write the codec %s there.", self.file, codec)
         raise OSError(f"{self._stem}: OpenCV can write no video there; is the folder writable, the disk not full?")
+
+
+class Window:
+    """A window that shows frames; only where `can_show_windows`, and from one thread."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
+
+    def __enter__(self) -> "Window":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        cv2.destroyAllWindows()
+
+    def show(self, frame: NDArray[np.uint8]) -> bool:
+        """Show a frame, (H, W, 3) uint8 RGB; returns False once the user has closed the window or typed q or Esc."""
+        cv2.imshow(self._title, cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+        typed = cv2.waitKey(1) & 0xFF
+        return typed not in _END_KEYS and cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) >= 1
 
 
 def _property(file: str, key: int) -> float:

@@ -1,37 +1,61 @@
-r"""Segment images and write the results as pictures.
+r"""Segment images, videos and cameras, and write the results as pictures.
 
-    python demo.py --config-file configs/cityscapes/mtaclip_R50.yaml --input photo.jpg folder/ 'shots/*.png' \
-        --output out/ MODEL.WEIGHTS model.pth
+    python demo.py --config-file configs/cityscapes/mtaclip_R50.yaml --input photo.jpg clip.mp4 folder/ 'shots/*.png' \
+        --output out/ --opts MODEL.WEIGHTS model.pth
 
-For every image: `<name>_overlay.png`, `<name>_colour.png`, `<name>_ids.png` (train ids) and `<name>_legend.png`.
+What `--save` can name, of an image `<name>_<what>.png`:
 
-Exit codes: 0 every image was segmented; 1 some inputs could not be read, the others were segmented; 2 nothing could
-be done.
+    overlay       colours, outlines and names over the image
+    colours       the colour of every pixel's class
+    ids           the train id of every pixel, 255 where `--classes` leaves the class out
+    legend        the classes with their colours and shares of the pixels
+    side-by-side  image and overlay
+    confidence    share of the winning class in the pixel's class scores, from 0 (dark blue) to 1 (yellow)
+
+Of a video, they are videos of the same frame rate, frame count and size; ids are a folder of PNGs and the legend one
+PNG for all frames. A camera is shown in a window where there is a display (q or Esc ends), and is saved with --output.
+
+Exit codes: 0 everything was segmented; 1 some inputs could not be read or written, the others were segmented; 2 nothing
+could be done; 130 interrupted.
 """
 
 import argparse
-import glob
 import logging
+import signal
 import sys
-from collections import Counter
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import mtaclip  # noqa: F401  (before Detectron2: it repairs the 0.6 release)
 
 # isort: split
+import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.utils.logger import setup_logger
+from numpy.typing import NDArray
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from mtaclip.data.labels import read_image
+from mtaclip.data.sources import expand_standard_input, find_files, is_video, output_stems
 from mtaclip.engine import setup_cfg
+from mtaclip.inference.confidence import confidence
+from mtaclip.inference.pipeline import pipeline
 from mtaclip.inference.predictor import Predictor
-from mtaclip.visualization import Palette, save_prediction
+from mtaclip.visualization import Painter, Palette, Segmented, save_prediction
+from mtaclip.visualization.film import VIDEO_KINDS, Film
+from mtaclip.visualization.legend import LEGEND_BACKGROUNDS
+from mtaclip.visualization.painter import FILMED_KINDS, KINDS
+from mtaclip.visualization.save import IMAGE_KINDS
+from mtaclip.visualization.video import VideoReader, Window, can_show_windows, quiet_codecs
 
-SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}  # images in a folder
+PALETTES = ("dataset", "colour-blind")
+LOG_SECONDS = 5.0  # between two lines about the progress where there is no terminal
 
 logger = logging.getLogger("mtaclip.demo")
 
@@ -47,31 +71,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = make_parser().parse_args(argv)
     setup_logger(name="mtaclip")
+    quiet_codecs()
     try:
-        images, unmatched = find_images(args.input, args.output)
-        if not images:
-            raise ValueError(f"--input: no image found in {', '.join(args.input)}.")
-        cfg = setup_cfg(args.config_file, [*args.opts, *args.trailing_opts])
-        palette = dataset_palette(cfg)
-        predictor = Predictor(cfg)
-        args.output.mkdir(parents=True, exist_ok=True)
+        return film_camera(args) if args.input is None else segment_files(args)
     except (OSError, ValueError) as error:
         logger.error("%s", error)
         return 2
-    for item in unmatched:
-        logger.error("--input: %s is no file, no folder with images and matches none.", item)
-    failures = segment_all(predictor, palette, images, args.output, args.opacity)
-    logger.info("%d of %d images segmented; the pictures are in %s", len(images) - failures, len(images), args.output)
-    return 1 if failures or unmatched else 0
+    except KeyboardInterrupt:
+        logger.error("Interrupted; what was written is complete.")
+        return 130
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The options."""
-    parser = argparse.ArgumentParser(description="Segment images and write the results as pictures.")
+    parser = argparse.ArgumentParser(
+        description=__doc__.partition("Exit codes")[0], formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--config-file", required=True, help="YAML file of the model")
-    parser.add_argument("--input", nargs="+", required=True, help="images, folders (read recursively) or glob patterns")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the pictures; created if needed")
+    inputs = parser.add_mutually_exclusive_group(required=True)
+    inputs_help = "images, videos, folders (read recursively) or glob patterns; - reads them from standard input"
+    inputs.add_argument("--input", nargs="+", help=inputs_help)
+    camera_help = "number of a camera (0) or address of a video stream"
+    inputs.add_argument("--webcam", nargs="?", type=camera, const=0, metavar="N", help=camera_help)
+    parser.add_argument("--output", type=Path, help="folder for the results; created if needed")
+    kinds_help = f"of {', '.join(KINDS)} (images: {' '.join(IMAGE_KINDS)}; videos: {' '.join(VIDEO_KINDS)})"
+    parser.add_argument("--save", nargs="+", choices=KINDS, metavar="WHAT", help=kinds_help)
     parser.add_argument("--opacity", type=share, default=0.5, help="of the colours in the overlay, 0 to 1 (0.5)")
+    parser.add_argument("--classes", help='names of the classes to show, such as "road,car"; all if left out')
+    parser.add_argument("--palette", choices=PALETTES, default=PALETTES[0], help="colours of the classes (dataset)")
+    parser.add_argument("--legend-background", choices=LEGEND_BACKGROUNDS, default="light", help="(light)")
     options_help = "config keys and values, such as MODEL.WEIGHTS model.pth; at the end, not right after --input"
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help=options_help)
     parser.add_argument("trailing_opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="the same without --opts")
@@ -86,6 +114,63 @@ def share(text: str) -> float:
     return value
 
 
+def camera(text: str) -> int | str:
+    """Read the number of a camera, or the address of a stream."""
+    return int(text) if text.isdecimal() else text
+
+
+def segment_files(args: argparse.Namespace) -> int:
+    """Segment the files of --input; those that cannot be used are named in the log and left out.
+
+    Raises:
+        OSError, ValueError: nothing can be done.
+    """
+    if args.output is None:
+        raise ValueError("--output is missing: name a folder for the results.")
+    inputs = list(expand_standard_input(args.input, sys.stdin))
+    files, unmatched = find_files(inputs, args.output)
+    if not files:
+        raise ValueError(f"--input: no image or video found in {', '.join(inputs) or 'standard input'}.")
+    predict, painter = load(args)
+    args.output.mkdir(parents=True, exist_ok=True)
+    for item in unmatched:
+        logger.error("--input: %s is no file, no folder with images or videos, and matches none.", item)
+    named = list(zip(files, output_stems(files), strict=True))
+    images = [(file, stem) for file, stem in named if not is_video(file)]
+    failures = segment_images(images, predict, painter, args.output, args.save or IMAGE_KINDS)
+    for file, stem in named:
+        if is_video(file):
+            film = partial(segment_video, file, stem, predict, painter, args.output, tuple(args.save or VIDEO_KINDS))
+            failures += report_problem(file, attempt(film)())
+    logger.info("%d of %d files segmented; the results are in %s", len(files) - failures, len(files), args.output)
+    return 1 if failures or unmatched else 0
+
+
+def load(args: argparse.Namespace) -> tuple[Callable[[NDArray[np.uint8]], Segmented], Painter]:
+    """The model, as a function of an image, and the style of the pictures.
+
+    Raises:
+        OSError, ValueError: config, weights, test dataset or options are wrong.
+    """
+    cfg = setup_cfg(args.config_file, [*args.opts, *args.trailing_opts])
+    palette = dataset_palette(cfg)
+    names = None if args.classes is None else [name.strip() for name in args.classes.split(",") if name.strip()]
+    try:
+        shown = None if names is None else palette.train_ids(names)
+    except ValueError as error:
+        raise ValueError(f"--classes: {error}") from error
+    palette = palette.colour_blind() if args.palette == "colour-blind" else palette
+    painter = Painter(palette, args.opacity, shown, args.legend_background)
+    predictor, with_confidence = Predictor(cfg), "confidence" in (args.save or ())
+
+    def predict(image: NDArray[np.uint8]) -> Segmented:
+        prediction = predictor(image, scores=with_confidence)
+        certainty = None if prediction.scores is None else confidence(prediction.scores)
+        return Segmented(image, prediction.labels, certainty)
+
+    return predict, painter
+
+
 def dataset_palette(cfg: CfgNode) -> Palette:
     """Names and colours of the classes of the first test dataset.
 
@@ -97,94 +182,129 @@ def dataset_palette(cfg: CfgNode) -> Palette:
     return Palette.from_metadata(MetadataCatalog.get(cfg.DATASETS.TEST[0]))
 
 
-def find_images(inputs: Sequence[str], output: Path) -> tuple[list[Path], list[str]]:
-    """Turn files, folders and glob patterns into image files.
-
-    Args:
-        inputs: as given by the user. Folders give the images in them and below, recognised by their suffix.
-        output: folder of the results; left out where it lies inside an input folder.
-
-    Returns:
-        the files, each once, in the order of the inputs, and the inputs that gave none. A file that was named itself
-        is returned whatever its suffix.
-
-    Raises:
-        ValueError: the output folder is an input folder, where results would become inputs of the next run.
-    """
-    files: dict[Path, Path] = {}
-    unmatched = []
-    for item in inputs:
-        paths = [item] if Path(item).exists() else sorted(glob.glob(item, recursive=True))
-        found = [file for path in map(Path, paths) for file in _images_at(path, output)]
-        for file in found:
-            files.setdefault(file.resolve(), file)
-        if not found:
-            unmatched.append(item)
-    return list(files.values()), unmatched
-
-
-def _images_at(path: Path, output: Path) -> list[Path]:
-    """The file itself, or the images in and below a folder."""
-    if not path.is_dir():
-        return [path]
-    if path.resolve() == output.resolve():
-        raise ValueError(f"--output: {output} is an input folder, too; choose another one for the pictures.")
-    results_inside = path.resolve() in output.resolve().parents
-    return [
-        file
-        for file in sorted(path.rglob("*"))
-        if file.suffix.lower() in SUFFIXES
-        and file.is_file()
-        and not (results_inside and output.resolve() in file.resolve().parents)
-    ]
-
-
-def output_stems(files: Sequence[Path]) -> list[str]:
-    """Beginnings of the output names, all different even where upper and lower case are the same.
-
-    A file's stem, if no other file has it; else with its folder's name; else with its suffix, too; else numbered.
-    """
-    stems = [file.stem for file in files]
-    parents = [file.resolve().parent.name for file in files]
-    for candidates in (
-        [f"{parent}_{file.stem}" for parent, file in zip(parents, files, strict=True)],
-        [f"{parent}_{file.stem}_{file.suffix[1:]}" for parent, file in zip(parents, files, strict=True)],
-    ):
-        uses = Counter(stem.lower() for stem in stems)
-        stems = [longer if uses[stem.lower()] > 1 else stem for stem, longer in zip(stems, candidates, strict=True)]
-    taken: set[str] = set()
-    for index, stem in enumerate(stems):
-        number = 1
-        while stems[index].lower() in taken:
-            number += 1
-            stems[index] = f"{stem}-{number}"
-        taken.add(stems[index].lower())
-    return stems
-
-
-def segment_all(predictor: Predictor, palette: Palette, images: Sequence[Path], output: Path, opacity: float) -> int:
-    """Segment images one by one and write their pictures; unreadable ones are named in the log and left out.
+def segment_images(
+    files: Sequence[tuple[Path, str]],
+    predict: Callable[[NDArray[np.uint8]], Segmented],
+    painter: Painter,
+    output: Path,
+    kinds: Sequence[str],
+) -> int:
+    """Read, segment and draw images side by side; unusable ones are named in the log and left out.
 
     Returns:
-        the number of unreadable images.
+        the number of unusable images.
     """
     failures = 0
-    with logging_redirect_tqdm(loggers=[logging.getLogger("mtaclip")]):
-        for file, stem in zip(tqdm(images, unit="image"), output_stems(images), strict=True):
-            try:
-                image = read_image(file)
-            except (OSError, ValueError) as error:
-                logger.error("%s", error)
-                failures += 1
-                continue
-            try:
-                labels = predictor(image).labels
-            except ValueError as error:
-                logger.error("%s: %s", file, error)
-                failures += 1
-                continue
-            save_prediction(output, stem, image, labels, palette, opacity)
+    images = (file for file, _ in files)
+    with closing(pipeline(images, attempt(read_image), attempt(predict))) as results:
+        for (file, stem), result in zip(files, progress(results, len(files), "image"), strict=True):
+            save = attempt(lambda segmented, stem=stem: save_prediction(output, stem, segmented, painter, kinds))
+            failures += report_problem(file, save(result))
     return failures
+
+
+def segment_video(
+    file: Path,
+    stem: str,
+    predict: Callable[[NDArray[np.uint8]], Segmented],
+    painter: Painter,
+    output: Path,
+    kinds: tuple[str, ...],
+) -> None:
+    """Decode, segment and draw the frames of a video side by side.
+
+    Raises:
+        OSError, ValueError: the video cannot be read to its end, or the results cannot be written; those of the frames
+            before are complete.
+    """
+    with VideoReader(file) as video, Film(output, stem, painter, video.frame_rate, kinds) as film:
+        with closing(pipeline(video.frames(), predict)) as results:
+            for segmented in progress(results, video.frame_count, f"frame of {file.name}"):
+                film.write(segmented)
+
+
+def film_camera(args: argparse.Namespace) -> int:
+    """Segment what a camera sees, the newest frame each time, until a key in the window, Ctrl-C or SIGTERM.
+
+    Raises:
+        OSError, ValueError: there is no such camera, or neither a window nor a folder to save to.
+    """
+    with_window = can_show_windows()
+    if not with_window and args.output is None:
+        raise ValueError("--webcam: OpenCV can show no window here; name a folder with --output to save the video.")
+    kinds = tuple(args.save or VIDEO_KINDS)
+    filmed = next((kind for kind in kinds if kind in FILMED_KINDS), "overlay")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with ExitStack() as stack:
+        video = stack.enter_context(VideoReader(args.webcam))
+        predict, painter = load(args)
+        film = window = None
+        if args.output is not None:
+            args.output.mkdir(parents=True, exist_ok=True)
+            film = stack.enter_context(Film(args.output, "webcam", painter, video.frame_rate, kinds))
+            logger.info("Saving to %s until Ctrl-C", args.output)
+        if with_window:
+            window = stack.enter_context(Window(video.name))
+        results = stack.enter_context(closing(pipeline(video.frames(), predict, newest_only=True)))
+        start = time.monotonic()
+        try:
+            for segmented in progress(results, None, "frame"):
+                if film is not None:
+                    film.write_until(segmented, time.monotonic() - start)
+                if window is not None and not window.show(painter.frame(filmed, segmented)):
+                    break
+        except KeyboardInterrupt:
+            logger.info("Stopped")
+    return 0
+
+
+def attempt(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that returns what goes wrong with its file, and hands on what has gone wrong before."""
+
+    def attempted(*arguments: Any) -> Any:
+        if arguments and isinstance(arguments[0], Exception):
+            return arguments[0]
+        try:
+            return function(*arguments)
+        except (OSError, ValueError) as error:
+            return error
+
+    return attempted
+
+
+def report_problem(file: Path, result: object) -> bool:
+    """Log a problem with the name of its file; returns whether there is one."""
+    if not isinstance(result, Exception):
+        return False
+    sentence = str(result)
+    logger.error("%s", sentence if str(file) in sentence else f"{file}: {sentence}")
+    return True
+
+
+def progress(items: Iterable[Any], total: int | None, unit: str) -> Iterator[Any]:
+    """Hand on items and say how far it is and how long it takes: a bar on a terminal, else a line every few seconds.
+
+    Args:
+        items: any.
+        total: their number, if it is known.
+        unit: what one of them is called.
+    """
+    if sys.stderr.isatty():
+        with logging_redirect_tqdm(loggers=[logging.getLogger("mtaclip")]):
+            yield from tqdm(items, total=total, unit=unit)
+        return
+    start = last = time.monotonic()
+    for count, item in enumerate(items, start=1):
+        yield item
+        now = time.monotonic()
+        if now - last >= LOG_SECONDS:
+            last = now
+            left = (
+                ""
+                if total is None
+                else f" of {total}, {tqdm.format_interval((now - start) / count * max(total - count, 0))} left"
+            )
+            logger.info("%s %d%s", unit, count, left)
 
 
 if __name__ == "__main__":
