@@ -8,14 +8,14 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 
-def attempt(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that returns what goes wrong with its file, and hands on what has gone wrong before."""
+def attempt(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Make a function return an OSError or ValueError instead of raising it, and hand on one that it is given."""
 
-    def attempted(*arguments: Any) -> Any:
-        if arguments and isinstance(arguments[0], Exception):
-            return arguments[0]
+    def attempted(item: Any) -> Any:
+        if isinstance(item, Exception):
+            return item
         try:
-            return function(*arguments)
+            return function(item)
         except (OSError, ValueError) as error:
             return error
 
@@ -23,7 +23,12 @@ def attempt(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def report_problem(file: Path, result: object) -> bool:
-    """Log a problem with the name of its file; returns whether there is one."""
+    """Log a problem, in one line with the name of the file; returns whether there is one.
+
+    Args:
+        file: the input.
+        result: of an attempted function.
+    """
     if not isinstance(result, Exception):
         return False
     sentence = str(result)

@@ -1,58 +1,91 @@
 """Videos and cameras in, videos out."""
 
+import logging
+import signal
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+from mtaclip.demo.progress import progress
+from mtaclip.demo.segmenter import Segmenter
+from mtaclip.inference.pipeline import pipeline
+from mtaclip.visualization import Painter, Segmented
+from mtaclip.visualization.film import Film
+from mtaclip.visualization.painter import FILMED_KINDS
+from mtaclip.visualization.video import VideoReader, Window
+
+logger = logging.getLogger(__name__)
+
+
 def segment_video(
-    file: Path,
-    stem: str,
-    predict: Callable[[NDArray[np.uint8]], Segmented],
-    painter: Painter,
-    output: Path,
-    kinds: tuple[str, ...],
+    file: Path, stem: str, segmenter: Segmenter, painter: Painter, output: Path, kinds: Sequence[str]
 ) -> None:
     """Decode, segment and draw the frames of a video side by side.
 
-    Raises:
-        OSError, ValueError: the video cannot be read to its end, or the results cannot be written; those of the frames
-            before are complete.
-    """
-    with VideoReader(file) as video, Film(output, stem, painter, video.frame_rate, kinds) as film:
-        with closing(pipeline(video.frames(), predict)) as results:
-            for segmented in progress(results, video.frame_count, f"frame of {file.name}"):
-                film.write(segmented)
-
-
-def film_camera(args: argparse.Namespace) -> int:
-    """Segment what a camera sees, the newest frame each time, until a key in the window, Ctrl-C or SIGTERM.
+    Args:
+        file: the video.
+        stem: beginning of the output names.
+        segmenter: the model.
+        painter: the style.
+        output: folder of the results; it is there.
+        kinds: which results, of `mtaclip.visualization.painter.KINDS`.
 
     Raises:
-        OSError, ValueError: there is no such camera, or neither a window nor a folder to save to.
+        OSError: the video does not exist, or the results cannot be written.
+        ValueError: the video cannot be read to its end. The results of the frames before are complete.
     """
-    with_window = can_show_windows()
-    if not with_window and args.output is None:
-        raise ValueError("--webcam: OpenCV can show no window here; name a folder with --output to save the video.")
-    kinds = tuple(args.save or VIDEO_KINDS)
-    filmed = next((kind for kind in kinds if kind in FILMED_KINDS), "overlay")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with (
+        VideoReader(file) as video,
+        Film(output, stem, painter, video.frame_rate, kinds) as film,
+        closing(pipeline(video.frames(), segmenter)) as results,
+    ):
+        for segmented in progress(results, video.frame_count, f"frame of {file.name}"):
+            film.write(segmented)
+
+
+def film_camera(
+    video: VideoReader,
+    segmenter: Segmenter,
+    painter: Painter,
+    output: Path | None,
+    kinds: Sequence[str],
+    with_window: bool,
+) -> None:
+    """Segment the newest frame of a camera each time, until the window is closed, or Ctrl-C or SIGTERM arrives.
+
+    Args:
+        video: the camera.
+        segmenter: the model.
+        painter: the style.
+        output: folder, already there, for a film that lasts as long as what the camera saw; None saves nothing.
+        kinds: which results to save; the first that becomes a video is shown in the window.
+        with_window: show them; see `mtaclip.visualization.video.can_show_windows`.
+
+    Raises:
+        OSError: the results cannot be written.
+        ValueError: the camera gives no frame.
+    """
+    shown = next((kind for kind in kinds if kind in FILMED_KINDS), "overlay")
     with ExitStack() as stack:
-        video = stack.enter_context(VideoReader(args.webcam))
-        predict, painter = load(args)
-        film = window = None
-        if args.output is not None:
-            args.output.mkdir(parents=True, exist_ok=True)
-            film = stack.enter_context(Film(args.output, "webcam", painter, video.frame_rate, kinds))
-            logger.info("Saving to %s until Ctrl-C", args.output)
-        if with_window:
-            window = stack.enter_context(Window(video.name))
-        results = stack.enter_context(closing(pipeline(video.frames(), predict, newest_only=True)))
-        start = time.monotonic()
+        film = stack.enter_context(Film(output, "webcam", painter, video.frame_rate, kinds)) if output else None
+        window = stack.enter_context(Window(video.name)) if with_window else None
+        results = stack.enter_context(closing(pipeline(video.frames(), segmenter, newest_only=True)))
+        previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        stack.callback(signal.signal, signal.SIGTERM, previous)
         try:
-            for segmented in progress(results, None, "frame"):
-                if film is not None:
-                    film.write_until(segmented, time.monotonic() - start)
-                if window is not None and not window.show(painter.frame(filmed, segmented)):
-                    break
+            _follow(progress(results, None, "frame"), film, window, painter, shown)
         except KeyboardInterrupt:
-            logger.info("Stopped")
-    return 0
+            logger.info("Stopped.")
 
 
-
+def _follow(
+    results: Iterable[Segmented], film: Film | None, window: Window | None, painter: Painter, shown: str
+) -> None:
+    """Save and show results until there are none, or the window is closed."""
+    start = time.monotonic()
+    for segmented in results:
+        if film is not None:
+            film.write_until(segmented, time.monotonic() - start)
+        if window is not None and not window.show(painter.frame(shown, segmented)):
+            return

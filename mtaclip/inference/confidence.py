@@ -8,8 +8,8 @@ from torch import Tensor
 def confidence(scores: Tensor) -> NDArray[np.float32]:
     """Share of the winning class in the sum of a pixel's class scores.
 
-    The score of a class is the sum over masks of class probability times mask probability. Scores need not sum to 1, and
-    what the masks give to the no-object class counts for none; the share tells how clearly one class leads, not how
+    The score of a class is the sum over masks of class probability times mask probability. Scores need not sum to 1,
+    and what the masks give to the no-object class counts for none: the share tells how clearly one class leads, not how
     often it is right.
 
     Args:

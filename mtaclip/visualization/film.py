@@ -1,6 +1,7 @@
 """A segmented video on disk: videos of its pictures, train ids frame by frame, one legend for all."""
 
 import math
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -21,7 +22,7 @@ class Film:
     """
 
     def __init__(
-        self, folder: str | Path, stem: str, painter: Painter, frame_rate: float, kinds: tuple[str, ...] = VIDEO_KINDS
+        self, folder: str | Path, stem: str, painter: Painter, frame_rate: float, kinds: Sequence[str] = VIDEO_KINDS
     ) -> None:
         """Take note; files are made with the first frame.
 

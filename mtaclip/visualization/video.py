@@ -46,9 +46,7 @@ class VideoReader:
             raise FileNotFoundError(f"video {source} does not exist.")
         self._capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
         if not self._capture.isOpened():
-            raise ValueError(
-                f"{self.name} cannot be opened as a video: it is absent, in use, damaged or of another kind."
-            )
+            raise ValueError(f"{self.name} cannot be opened: it is absent, in use, damaged or no video.")
         rate = self._capture.get(cv2.CAP_PROP_FPS)
         self.frame_rate = rate if math.isfinite(rate) and 0 < rate <= _HIGHEST_FRAME_RATE else _USUAL_FRAME_RATE
         count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)

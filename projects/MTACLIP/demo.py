@@ -21,41 +21,32 @@ could be done; 130 interrupted.
 
 import argparse
 import logging
-import signal
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import mtaclip  # noqa: F401  (before Detectron2: it repairs the 0.6 release)
 
 # isort: split
-import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.utils.logger import setup_logger
-from numpy.typing import NDArray
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
-from mtaclip.data.labels import read_image
-from mtaclip.data.sources import expand_standard_input, find_files, is_video, output_stems
+from mtaclip.demo.images import segment_images
+from mtaclip.demo.problems import attempt, report_problem
+from mtaclip.demo.segmenter import Segmenter
+from mtaclip.demo.sources import expand_standard_input, find_files, is_video, output_stems
+from mtaclip.demo.videos import film_camera, segment_video
 from mtaclip.engine import setup_cfg
-from mtaclip.inference.confidence import confidence
-from mtaclip.inference.pipeline import pipeline
 from mtaclip.inference.predictor import Predictor
-from mtaclip.visualization import Painter, Palette, Segmented, save_prediction
-from mtaclip.visualization.film import VIDEO_KINDS, Film
+from mtaclip.visualization import Painter, Palette
+from mtaclip.visualization.film import VIDEO_KINDS
 from mtaclip.visualization.legend import LEGEND_BACKGROUNDS
-from mtaclip.visualization.painter import FILMED_KINDS, KINDS
+from mtaclip.visualization.painter import KINDS
 from mtaclip.visualization.save import IMAGE_KINDS
-from mtaclip.visualization.video import VideoReader, Window, can_show_windows, quiet_codecs
+from mtaclip.visualization.video import VideoReader, can_show_windows, quiet_codecs
 
 PALETTES = ("dataset", "colour-blind")
-LOG_SECONDS = 5.0  # between two lines about the progress where there is no terminal
 
 logger = logging.getLogger("mtaclip.demo")
 
@@ -73,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     setup_logger(name="mtaclip")
     quiet_codecs()
     try:
-        return film_camera(args) if args.input is None else segment_files(args)
+        return segment_camera(args) if args.input is None else segment_files(args)
     except (OSError, ValueError) as error:
         logger.error("%s", error)
         return 2
@@ -122,6 +113,9 @@ def camera(text: str) -> int | str:
 def segment_files(args: argparse.Namespace) -> int:
     """Segment the files of --input; those that cannot be used are named in the log and left out.
 
+    Returns:
+        the exit code.
+
     Raises:
         OSError, ValueError: nothing can be done.
     """
@@ -131,44 +125,56 @@ def segment_files(args: argparse.Namespace) -> int:
     files, unmatched = find_files(inputs, args.output)
     if not files:
         raise ValueError(f"--input: no image or video found in {', '.join(inputs) or 'standard input'}.")
-    predict, painter = load(args)
+    segmenter, painter = load(args)
     args.output.mkdir(parents=True, exist_ok=True)
     for item in unmatched:
         logger.error("--input: %s is no file, no folder with images or videos, and matches none.", item)
     named = list(zip(files, output_stems(files), strict=True))
     images = [(file, stem) for file, stem in named if not is_video(file)]
-    failures = segment_images(images, predict, painter, args.output, args.save or IMAGE_KINDS)
+    failures = segment_images(images, segmenter, painter, args.output, args.save or IMAGE_KINDS)
     for file, stem in named:
         if is_video(file):
-            film = partial(segment_video, file, stem, predict, painter, args.output, tuple(args.save or VIDEO_KINDS))
-            failures += report_problem(file, attempt(film)())
+            kinds = args.save or VIDEO_KINDS
+            film = attempt(lambda file, stem=stem: segment_video(file, stem, segmenter, painter, args.output, kinds))
+            failures += report_problem(file, film(file))
     logger.info("%d of %d files segmented; the results are in %s", len(files) - failures, len(files), args.output)
     return 1 if failures or unmatched else 0
 
 
-def load(args: argparse.Namespace) -> tuple[Callable[[NDArray[np.uint8]], Segmented], Painter]:
-    """The model, as a function of an image, and the style of the pictures.
+def segment_camera(args: argparse.Namespace) -> int:
+    """Segment what a camera sees.
+
+    Returns:
+        the exit code.
+
+    Raises:
+        OSError, ValueError: there is no such camera, or neither a window nor a folder to save to.
+    """
+    with_window = can_show_windows()
+    if not with_window and args.output is None:
+        raise ValueError("--webcam: OpenCV can show no window here; name a folder with --output to save the video.")
+    with VideoReader(args.webcam) as video:
+        segmenter, painter = load(args)
+        if args.output is not None:
+            args.output.mkdir(parents=True, exist_ok=True)
+            logger.info("Saving to %s until Ctrl-C", args.output)
+        film_camera(video, segmenter, painter, args.output, args.save or VIDEO_KINDS, with_window)
+    return 0
+
+
+def load(args: argparse.Namespace) -> tuple[Segmenter, Painter]:
+    """The model and the style of the pictures.
 
     Raises:
         OSError, ValueError: config, weights, test dataset or options are wrong.
     """
     cfg = setup_cfg(args.config_file, [*args.opts, *args.trailing_opts])
     palette = dataset_palette(cfg)
-    names = None if args.classes is None else [name.strip() for name in args.classes.split(",") if name.strip()]
-    try:
-        shown = None if names is None else palette.train_ids(names)
-    except ValueError as error:
-        raise ValueError(f"--classes: {error}") from error
-    palette = palette.colour_blind() if args.palette == "colour-blind" else palette
-    painter = Painter(palette, args.opacity, shown, args.legend_background)
-    predictor, with_confidence = Predictor(cfg), "confidence" in (args.save or ())
-
-    def predict(image: NDArray[np.uint8]) -> Segmented:
-        prediction = predictor(image, scores=with_confidence)
-        certainty = None if prediction.scores is None else confidence(prediction.scores)
-        return Segmented(image, prediction.labels, certainty)
-
-    return predict, painter
+    shown = None if args.classes is None else chosen_classes(args.classes, palette)
+    if args.palette == "colour-blind":
+        palette = palette.colour_blind()
+    segmenter = Segmenter(Predictor(cfg), with_confidence="confidence" in (args.save or ()))
+    return segmenter, Painter(palette, args.opacity, shown, args.legend_background)
 
 
 def dataset_palette(cfg: CfgNode) -> Palette:
@@ -180,6 +186,21 @@ def dataset_palette(cfg: CfgNode) -> Palette:
     if not cfg.DATASETS.TEST:
         raise ValueError("DATASETS.TEST is empty: name the dataset whose classes the model predicts.")
     return Palette.from_metadata(MetadataCatalog.get(cfg.DATASETS.TEST[0]))
+
+
+def chosen_classes(text: str, palette: Palette) -> tuple[int, ...]:
+    """Train ids of classes whose names are separated by commas.
+
+    Raises:
+        ValueError: there is no such class, or no name.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise ValueError("--classes names no class.")
+    try:
+        return palette.train_ids(names)
+    except ValueError as error:
+        raise ValueError(f"--classes: {error}") from error
 
 
 if __name__ == "__main__":
