@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
+from mtaclip.demo.problems import attempt, report_problem
 from mtaclip.demo.progress import progress
 from mtaclip.demo.segmenter import Segmenter
 from mtaclip.inference.pipeline import pipeline
@@ -18,23 +19,36 @@ from mtaclip.visualization.video import VideoReader, Window
 logger = logging.getLogger(__name__)
 
 
-def segment_video(
-    file: Path, stem: str, segmenter: Segmenter, painter: Painter, output: Path, kinds: Sequence[str]
-) -> None:
-    """Decode, segment and draw the frames of a video side by side.
+def segment_videos(
+    files: Sequence[tuple[Path, str]], segmenter: Segmenter, painter: Painter, output: Path, kinds: Sequence[str]
+) -> int:
+    """Segment videos one after the other; those that cannot be read to their end are named in the log.
+
+    The results of the frames before are complete. Decoding, the model and drawing run side by side.
 
     Args:
-        file: the video.
-        stem: beginning of the output names.
+        files: videos, and the beginnings of their output names.
         segmenter: the model.
         painter: the style.
         output: folder of the results; it is there.
         kinds: which results, of `mtaclip.visualization.painter.KINDS`.
 
-    Raises:
-        OSError: the video does not exist, or the results cannot be written.
-        ValueError: the video cannot be read to its end. The results of the frames before are complete.
+    Returns:
+        the number of unusable videos.
     """
+    failures = 0
+    for file, stem in files:
+
+        def segment(file: Path, stem: str = stem) -> None:
+            _segment_video(file, stem, segmenter, painter, output, kinds)
+
+        failures += report_problem(file, attempt(segment)(file))
+    return failures
+
+
+def _segment_video(
+    file: Path, stem: str, segmenter: Segmenter, painter: Painter, output: Path, kinds: Sequence[str]
+) -> None:
     with (
         VideoReader(file) as video,
         Film(output, stem, painter, video.frame_rate, kinds) as film,

@@ -180,7 +180,7 @@ def _property(file: str, key: int) -> float:
 def quiet_codecs() -> None:
     """Keep OpenCV and FFmpeg from writing to the terminal; call it before the first video is opened."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", _SILENT)
-    cv2.setLogLevel(0)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def can_show_windows() -> bool:

@@ -33,10 +33,9 @@ from detectron2.data import MetadataCatalog
 from detectron2.utils.logger import setup_logger
 
 from mtaclip.demo.images import segment_images
-from mtaclip.demo.problems import attempt, report_problem
 from mtaclip.demo.segmenter import Segmenter
 from mtaclip.demo.sources import expand_standard_input, find_files, is_video, output_stems
-from mtaclip.demo.videos import film_camera, segment_video
+from mtaclip.demo.videos import film_camera, segment_videos
 from mtaclip.engine import setup_cfg
 from mtaclip.inference.predictor import Predictor
 from mtaclip.visualization import Painter, Palette
@@ -131,12 +130,9 @@ def segment_files(args: argparse.Namespace) -> int:
         logger.error("--input: %s is no file, no folder with images or videos, and matches none.", item)
     named = list(zip(files, output_stems(files), strict=True))
     images = [(file, stem) for file, stem in named if not is_video(file)]
+    videos = [(file, stem) for file, stem in named if is_video(file)]
     failures = segment_images(images, segmenter, painter, args.output, args.save or IMAGE_KINDS)
-    for file, stem in named:
-        if is_video(file):
-            kinds = args.save or VIDEO_KINDS
-            film = attempt(lambda file, stem=stem: segment_video(file, stem, segmenter, painter, args.output, kinds))
-            failures += report_problem(file, film(file))
+    failures += segment_videos(videos, segmenter, painter, args.output, args.save or VIDEO_KINDS)
     logger.info("%d of %d files segmented; the results are in %s", len(files) - failures, len(files), args.output)
     return 1 if failures or unmatched else 0
 
