@@ -20,7 +20,7 @@ def draw_confidence(confidence: NDArray[np.float32], hidden: NDArray[np.bool_] |
     """
     if not ((confidence >= 0) & (confidence <= 1)).all():
         raise ValueError("confidence must lie between 0 and 1.")
-    table = colormaps["cividis"](np.arange(256), bytes=True)[:, :3]
+    table = np.rint(255 * colormaps["cividis"](np.arange(256))[:, :3]).astype(np.uint8)
     picture = table[np.rint(255 * confidence).astype(np.uint8)]
     if hidden is not None:
         picture[hidden] = 0

@@ -46,7 +46,8 @@ class VideoReader:
             raise FileNotFoundError(f"video {source} does not exist.")
         self._capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
         if not self._capture.isOpened():
-            raise ValueError(f"{self.name} cannot be opened: it is absent, in use, damaged or no video.")
+            reason = "there is none, or another program uses it" if isinstance(source, int) else "it is no video"
+            raise ValueError(f"{self.name} cannot be opened: {reason}, or OpenCV does not know its kind.")
         rate = self._capture.get(cv2.CAP_PROP_FPS)
         self.frame_rate = rate if math.isfinite(rate) and 0 < rate <= _HIGHEST_FRAME_RATE else _USUAL_FRAME_RATE
         count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
