@@ -1,8 +1,14 @@
 import argparse
+import contextlib
 import io
 import logging
+import os
 import re
 import shlex
+import signal
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import cv2
@@ -314,6 +320,56 @@ def test_a_camera_without_a_display_is_saved(command, log, tmp_path, monkeypatch
     log.clear()
     assert demo.main(["--webcam", "63", *command]) == 2
     assert len(log) == 1 and log[0].startswith("camera 63 cannot be opened")
+
+
+class LiveCamera(BaseHTTPRequestHandler):
+    """A network camera: pictures without end, ten a second."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        self.end_headers()
+        picture = cv2.imencode(".jpg", stripes()[..., ::-1])[1].tobytes()
+        head = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(picture)
+        with contextlib.suppress(OSError):  # nobody looks any more
+            while True:
+                self.wfile.write(head + picture + b"\r\n")
+                time.sleep(0.1)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def live_camera():
+    """Address of a stream that never ends."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), LiveCamera)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/live.mjpeg"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_live_film_completely(command, log, tmp_path, live_camera, monkeypatch, signal_number):
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    film = tmp_path / "out" / "webcam_overlay.mp4"
+
+    def stop() -> None:
+        while not film.is_file():
+            time.sleep(0.05)
+        time.sleep(1.0)
+        os.kill(os.getpid(), signal_number)
+
+    threading.Thread(target=stop, daemon=True).start()
+    assert demo.main(["--webcam", live_camera, *command]) == 0
+    assert log[-1] == "Stopped."
+    _, frames = read_video(film)
+    assert len(frames) >= 3
+    assert (tmp_path / "out" / "webcam_legend.png").is_file()
 
 
 def test_files_need_an_output_folder(command, log, tmp_path):
