@@ -66,7 +66,7 @@ class Painter:
             return labels
         if kind == "legend":
             return self.legend(self.count(segmented))
-        if kind == "colours" or kind == "confidence":
+        if kind in ("colours", "confidence"):
             return self.frame(kind, segmented)
         overlay = draw_overlay(segmented.image, labels, self.palette, self.opacity)
         return overlay if kind == "overlay" else draw_side_by_side(segmented.image, overlay)

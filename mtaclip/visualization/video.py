@@ -133,9 +133,9 @@ class VideoWriter:
         if self._writer is None:
             return
         self._writer.release()
-        written = int(_property(str(self.file), cv2.CAP_PROP_FRAME_COUNT))
+        written = cv2.VideoCapture(str(self.file)).get(cv2.CAP_PROP_FRAME_COUNT)
         if written < self._num_frames:
-            raise OSError(f"{self.file} holds {max(written, 0)} of {self._num_frames} frames: is the disk full?")
+            raise OSError(f"{self.file} holds {max(written, 0):.0f} of {self._num_frames} frames: is the disk full?")
 
     def _open(self) -> cv2.VideoWriter:
         if self._size[0] % 2 or self._size[1] % 2:
@@ -169,13 +169,6 @@ class Window:
         cv2.imshow(self._title, cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
         typed = cv2.waitKey(1) & 0xFF
         return typed not in _END_KEYS and cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) >= 1
-
-
-def _property(file: str, key: int) -> float:
-    capture = cv2.VideoCapture(file)
-    value = capture.get(key)
-    capture.release()
-    return value
 
 
 def quiet_codecs() -> None:
