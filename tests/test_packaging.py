@@ -71,17 +71,17 @@ def third_party_imports(*folders: str) -> Iterator[tuple[str, Path]]:
 def test_dependencies_are_ranges_and_python_is_stated():
     assert PYPROJECT["project"]["requires-python"] == ">=3.10"
     assert str(dependencies()["torch"].specifier) == ">=2.4"
-    for name, requirement in dependencies("demo", "bench", "dev").items():
+    for name, requirement in dependencies("bench", "dev").items():
         assert requirement.url is None, name
         assert {specifier.operator for specifier in requirement.specifier} == {">="}, name
-    assert not BY_HAND & set(dependencies("demo", "bench", "dev"))
+    assert not BY_HAND & set(dependencies("bench", "dev"))
     # With torch among the build requirements, pip would download a second one to build with.
     assert all(Requirement(line).name in {"setuptools", "wheel"} for line in PYPROJECT["build-system"]["requires"])
 
 
 @pytest.mark.parametrize(
     ("folders", "extras"),
-    [(("mtaclip",), ()), (("projects", "datasets", "benchmarks", "configs"), ("demo", "bench"))],
+    [(("mtaclip",), ()), (("projects", "datasets", "benchmarks", "configs"), ("bench",))],
     ids=["package", "scripts"],
 )
 def test_everything_imported_is_declared(folders, extras):

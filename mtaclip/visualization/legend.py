@@ -1,12 +1,13 @@
-"""The classes of a label map as a picture: colour, name and share of the pixels."""
+"""The classes of label maps as a picture: colour, name and share of the pixels."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib.font_manager import FontProperties, findfont
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from mtaclip.visualization.captions import sans_font
 from mtaclip.visualization.palette import Palette, check_labels
 
 _FONT_SIZE = 18
@@ -16,10 +17,12 @@ _GAP = 12  # between swatch, name and share
 _MARGIN = 16  # round the picture
 _COLUMN_GAP = 40
 _MAX_ROWS = 24  # longer lists continue in a further column
-_BACKGROUND = (255, 255, 255)
-_INK = (24, 24, 24)
+_LIGHT, _DARK = (255, 255, 255), (24, 24, 24)
+_GROUNDS = {"light": (_LIGHT, _DARK), "dark": (_DARK, _LIGHT)}  # background and ink
 _FRAME = (128, 128, 128)
 _IGNORED_NAME = "(no label)"
+
+LEGEND_BACKGROUNDS = tuple(_GROUNDS)
 
 
 @dataclass(frozen=True)
@@ -37,44 +40,58 @@ class LegendEntry:
     share: float
 
 
-def legend_entries(labels: NDArray[np.uint8], palette: Palette, ignore_label: int = 255) -> list[LegendEntry]:
-    """Classes present in a label map, the largest first.
+def count_pixels(labels: NDArray[np.uint8], palette: Palette, ignore_label: int = 255) -> NDArray[np.int64]:
+    """Pixels of every label; sums over label maps give the legend of several.
 
     Args:
-        labels: (H, W) uint8 train ids; ignored pixels become a black entry of their own.
+        labels: (H, W) uint8 train ids, or the ignore label.
         palette: names and colours of the classes.
         ignore_label: label of ignored pixels.
+
+    Returns:
+        (256,) int64.
 
     Raises:
         ValueError: `labels` is not (H, W) uint8, or holds a value that is neither a class nor the ignore label.
     """
     check_labels(labels, len(palette.names), ignore_label)
-    values, pixels = np.unique(labels, return_counts=True)
+    return np.bincount(labels.ravel(), minlength=256)
+
+
+def legend_entries(
+    pixels: NDArray[np.int64], palette: Palette, ignore_label: int = 255, ignored_name: str = _IGNORED_NAME
+) -> list[LegendEntry]:
+    """Classes that have pixels, the largest first.
+
+    Args:
+        pixels: (256,) pixels of every label; ignored ones become a black entry of their own.
+        palette: names and colours of the classes.
+        ignore_label: label of ignored pixels.
+        ignored_name: what the legend calls them.
+    """
     entries = []
-    for index in np.argsort(-pixels, kind="stable").tolist():
-        label = int(values[index])
+    for label in np.argsort(-pixels, kind="stable").tolist():
+        if pixels[label] == 0:
+            break
         ignored = label == ignore_label
         red, green, blue = (0, 0, 0) if ignored else palette.colours[label].tolist()
-        name = _IGNORED_NAME if ignored else palette.names[label]
-        entries.append(LegendEntry(name, (red, green, blue), float(pixels[index] / labels.size)))
+        name = ignored_name if ignored else palette.names[label]
+        entries.append(LegendEntry(name, (red, green, blue), float(pixels[label] / pixels.sum())))
     return entries
 
 
-def draw_legend(labels: NDArray[np.uint8], palette: Palette) -> NDArray[np.uint8]:
-    """Draw the legend of a label map; its size follows the number and the length of the names.
+def draw_legend(entries: Sequence[LegendEntry], background: str = "light") -> NDArray[np.uint8]:
+    """Draw a legend; its size follows the number and the length of the names.
 
     Args:
-        labels: (H, W) uint8 train ids, 255 = ignore.
-        palette: names and colours of the classes.
+        entries: one or more rows, in their order.
+        background: one of `LEGEND_BACKGROUNDS`.
 
     Returns:
         (height, width, 3) uint8 RGB.
-
-    Raises:
-        ValueError: `labels` is not (H, W) uint8, or holds a value that is neither a class nor the ignore label.
     """
-    entries = legend_entries(labels, palette)
-    font = ImageFont.truetype(findfont(FontProperties(family="DejaVu Sans")), _FONT_SIZE)
+    ground, ink = _GROUNDS[background]
+    font = sans_font(_FONT_SIZE)
     num_columns = -(-len(entries) // _MAX_ROWS)
     num_rows = -(-len(entries) // num_columns)
     name_width = round(max(font.getlength(entry.name) for entry in entries))
@@ -82,7 +99,7 @@ def draw_legend(labels: NDArray[np.uint8], palette: Palette) -> NDArray[np.uint8
     column_width = _SWATCH + name_width + share_width + 2 * _GAP
     width = num_columns * (column_width + _COLUMN_GAP) - _COLUMN_GAP
     size = (width + 2 * _MARGIN, num_rows * _ROW + 2 * _MARGIN)
-    picture = Image.new("RGB", size, _BACKGROUND)
+    picture = Image.new("RGB", size, ground)
     draw = ImageDraw.Draw(picture)
     for index, entry in enumerate(entries):
         column, row = divmod(index, num_rows)
@@ -90,8 +107,8 @@ def draw_legend(labels: NDArray[np.uint8], palette: Palette) -> NDArray[np.uint8
         middle = _MARGIN + row * _ROW + _ROW // 2
         top = middle - _SWATCH // 2
         draw.rectangle((left, top, left + _SWATCH - 1, top + _SWATCH - 1), fill=entry.colour, outline=_FRAME)
-        draw.text((left + _SWATCH + _GAP, middle), entry.name, fill=_INK, font=font, anchor="lm")
-        draw.text((left + column_width, middle), _percent(entry.share), fill=_INK, font=font, anchor="rm")
+        draw.text((left + _SWATCH + _GAP, middle), entry.name, fill=ink, font=font, anchor="lm")
+        draw.text((left + column_width, middle), _percent(entry.share), fill=ink, font=font, anchor="rm")
     return np.asarray(picture)
 
 

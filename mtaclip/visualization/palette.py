@@ -5,12 +5,13 @@ Shapes: `C` classes, `H, W` image size. Colours are (red, green, blue), uint8.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 import numpy as np
 from detectron2.data.catalog import Metadata
 from numpy.typing import NDArray
 
-from mtaclip.data.palette import distinct_colours
+from mtaclip.data.palette import colour_blind_colours, distinct_colours
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +57,28 @@ class Palette:
             )
         return cls(tuple(names), np.array(colours, dtype=np.uint8))
 
+    def colour_blind(self) -> "Palette":
+        """The same classes in colours that people with colour-vision deficiencies can tell apart as well."""
+        return Palette(self.names, np.array(colour_blind_colours(len(self.names)), dtype=np.uint8))
+
+    def train_ids(self, names: Sequence[str]) -> tuple[int, ...]:
+        """Find classes by name, whatever its upper and lower case.
+
+        Raises:
+            ValueError: there is no such class; the message lists similar names.
+        """
+        known = {name.casefold(): index for index, name in enumerate(self.names)}
+        for name in names:
+            if name.casefold() not in known:
+                raise ValueError(f"there is no class '{name}'; {self._hint(name)}.")
+        return tuple(known[name.casefold()] for name in names)
+
+    def _hint(self, name: str) -> str:
+        lowered = {other.casefold(): other for other in self.names}
+        close = [lowered[match] for match in get_close_matches(name.casefold(), lowered, cutoff=0.5)]
+        close += [other for other in self.names if name.casefold() in other.casefold() and other not in close]
+        return f"close are: {', '.join(close)}" if close else f"the classes are: {', '.join(self.names)}"
+
 
 def colour_map(
     labels: NDArray[np.uint8], colours: NDArray[np.uint8] | Sequence[Sequence[int]], ignore_label: int = 255
@@ -77,6 +100,20 @@ def colour_map(
     table = np.zeros((256, 3), dtype=np.uint8)
     table[: len(colours)] = colours
     return table[labels]
+
+
+def hide_classes(labels: NDArray[np.uint8], shown: Sequence[int], ignore_label: int = 255) -> NDArray[np.uint8]:
+    """Replace all classes but some by the ignore label.
+
+    Args:
+        labels: (H, W) uint8 train ids.
+        shown: train ids of the classes that stay.
+        ignore_label: what the others become.
+
+    Returns:
+        (H, W) uint8.
+    """
+    return np.where(np.isin(labels, shown), labels, np.uint8(ignore_label))
 
 
 def check_labels(labels: NDArray[np.uint8], num_classes: int, ignore_label: int = 255) -> None:

@@ -1,52 +1,56 @@
 """A prediction as pictures on disk."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mtaclip.visualization.legend import draw_legend
-from mtaclip.visualization.overlay import draw_overlay
-from mtaclip.visualization.palette import Palette, colour_map
+from mtaclip.visualization.painter import Painter, Segmented
+
+IMAGE_KINDS = ("overlay", "colours", "ids", "legend")  # what is written unless something else is asked for
 
 
 def save_prediction(
-    folder: str | Path,
-    stem: str,
-    image: NDArray[np.uint8],
-    labels: NDArray[np.uint8],
-    palette: Palette,
-    opacity: float = 0.5,
+    folder: str | Path, stem: str, segmented: Segmented, painter: Painter, kinds: Sequence[str] = IMAGE_KINDS
 ) -> list[Path]:
-    """Write overlay, colour map, train ids and legend of one image; files of the same names are replaced.
+    """Write the pictures of one image; files of the same names are replaced.
 
     Args:
         folder: where to write; created if needed.
         stem: beginning of the file names.
-        image: (H, W, 3) uint8 RGB.
-        labels: (H, W) uint8 train ids, 255 = ignore.
-        palette: names and colours of the classes.
-        opacity: share of the class colour in the overlay, 0 .. 1.
+        segmented: image and prediction.
+        painter: the style.
+        kinds: which pictures, of `mtaclip.visualization.painter.KINDS`.
 
     Returns:
-        the four files: `<stem>_overlay.png` (enlarged if the image is small), `<stem>_colour.png` (RGB),
-        `<stem>_ids.png` (one channel, the pixel value is the train id) and `<stem>_legend.png`.
+        the files, `<stem>_<kind>.png`: RGB, but `<stem>_ids.png` has one channel, the pixel value is the train id.
 
     Raises:
-        ValueError: shapes or types are not those above, a label is no class, or the opacity is outside 0 .. 1.
+        ValueError: image and labels do not fit each other or the palette, or the opacity is outside 0 .. 1.
         OSError: a file cannot be written.
     """
-    pictures = {
-        "overlay": draw_overlay(image, labels, palette, opacity),
-        "colour": colour_map(labels, palette.colours),
-        "ids": labels,
-        "legend": draw_legend(labels, palette),
-    }
+    pictures = {kind: painter.picture(kind, segmented) for kind in kinds}
     Path(folder).mkdir(parents=True, exist_ok=True)
-    files = []
-    for kind, pixels in pictures.items():
-        file = Path(folder) / f"{stem}_{kind}.png"
+    return [save_picture(pixels, Path(folder) / f"{stem}_{kind}.png") for kind, pixels in pictures.items()]
+
+
+def save_picture(pixels: NDArray[np.uint8], file: Path) -> Path:
+    """Write a PNG.
+
+    Args:
+        pixels: uint8, (H, W, 3) RGB or (H, W).
+        file: path to write; its folder is there.
+
+    Returns:
+        the path.
+
+    Raises:
+        OSError: the file cannot be written; the message names it.
+    """
+    try:
         Image.fromarray(pixels).save(file)
-        files.append(file)
-    return files
+    except OSError as error:
+        raise OSError(f"{file} cannot be written: {error.strerror or error}.") from error
+    return file

@@ -1,19 +1,27 @@
-r"""Segment images and write the results as pictures.
+r"""Segment images, videos and cameras, and write the results as pictures.
 
-    python demo.py --config-file configs/cityscapes/mtaclip_R50.yaml --input photo.jpg folder/ 'shots/*.png' \
-        --output out/ MODEL.WEIGHTS model.pth
+    python demo.py --config-file configs/cityscapes/mtaclip_R50.yaml --input photo.jpg clip.mp4 folder/ 'shots/*.png' \
+        --output out/ --opts MODEL.WEIGHTS model.pth
 
-For every image: `<name>_overlay.png`, `<name>_colour.png`, `<name>_ids.png` (train ids) and `<name>_legend.png`.
+What `--save` can name, of an image `<name>_<what>.png`:
 
-Exit codes: 0 every image was segmented; 1 some inputs could not be read, the others were segmented; 2 nothing could
-be done.
+    overlay       colours, outlines and names over the image
+    colours       the colour of every pixel's class
+    ids           the train id of every pixel, 255 where `--classes` leaves the class out
+    legend        the classes with their colours and shares of the pixels
+    side-by-side  image and overlay
+    confidence    share of the winning class in the pixel's class scores, from 0 (dark blue) to 1 (yellow)
+
+Of a video, they are videos of the same frame rate, frame count and size; ids are a folder of PNGs and the legend one
+PNG for all frames. A camera is shown in a window where there is a display (q or Esc ends), and is saved with --output.
+
+Exit codes: 0 everything was segmented; 1 some inputs could not be read or written, the others were segmented; 2 nothing
+could be done; 130 interrupted.
 """
 
 import argparse
-import glob
 import logging
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,15 +31,21 @@ import mtaclip  # noqa: F401  (before Detectron2: it repairs the 0.6 release)
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.utils.logger import setup_logger
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
-from mtaclip.data.labels import read_image
+from mtaclip.demo.images import segment_images
+from mtaclip.demo.segmenter import Segmenter
+from mtaclip.demo.sources import expand_standard_input, find_files, is_video, output_stems
+from mtaclip.demo.videos import film_camera, segment_videos
 from mtaclip.engine import setup_cfg
 from mtaclip.inference.predictor import Predictor
-from mtaclip.visualization import Palette, save_prediction
+from mtaclip.visualization import Painter, Palette
+from mtaclip.visualization.film import VIDEO_KINDS
+from mtaclip.visualization.legend import LEGEND_BACKGROUNDS
+from mtaclip.visualization.painter import KINDS
+from mtaclip.visualization.save import IMAGE_KINDS
+from mtaclip.visualization.video import VideoReader, can_show_windows, quiet_codecs
 
-SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}  # images in a folder
+PALETTES = ("dataset", "colour-blind")
 
 logger = logging.getLogger("mtaclip.demo")
 
@@ -47,31 +61,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = make_parser().parse_args(argv)
     setup_logger(name="mtaclip")
+    quiet_codecs()
     try:
-        images, unmatched = find_images(args.input, args.output)
-        if not images:
-            raise ValueError(f"--input: no image found in {', '.join(args.input)}.")
-        cfg = setup_cfg(args.config_file, [*args.opts, *args.trailing_opts])
-        palette = dataset_palette(cfg)
-        predictor = Predictor(cfg)
-        args.output.mkdir(parents=True, exist_ok=True)
+        return segment_camera(args) if args.input is None else segment_files(args)
     except (OSError, ValueError) as error:
         logger.error("%s", error)
         return 2
-    for item in unmatched:
-        logger.error("--input: %s is no file, no folder with images and matches none.", item)
-    failures = segment_all(predictor, palette, images, args.output, args.opacity)
-    logger.info("%d of %d images segmented; the pictures are in %s", len(images) - failures, len(images), args.output)
-    return 1 if failures or unmatched else 0
+    except KeyboardInterrupt:
+        logger.error("Interrupted; what was written is complete.")
+        return 130
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The options."""
-    parser = argparse.ArgumentParser(description="Segment images and write the results as pictures.")
+    parser = argparse.ArgumentParser(
+        description=__doc__.partition("Exit codes")[0], formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--config-file", required=True, help="YAML file of the model")
-    parser.add_argument("--input", nargs="+", required=True, help="images, folders (read recursively) or glob patterns")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the pictures; created if needed")
+    inputs = parser.add_mutually_exclusive_group(required=True)
+    inputs_help = "images, videos, folders (read recursively) or glob patterns; - reads them from standard input"
+    inputs.add_argument("--input", nargs="+", help=inputs_help)
+    camera_help = "number of a camera (0) or address of a video stream"
+    inputs.add_argument("--webcam", nargs="?", type=camera, const=0, metavar="N", help=camera_help)
+    parser.add_argument("--output", type=Path, help="folder for the results; created if needed")
+    kinds_help = f"of {', '.join(KINDS)} (images: {' '.join(IMAGE_KINDS)}; videos: {' '.join(VIDEO_KINDS)})"
+    parser.add_argument("--save", nargs="+", choices=KINDS, metavar="WHAT", help=kinds_help)
     parser.add_argument("--opacity", type=share, default=0.5, help="of the colours in the overlay, 0 to 1 (0.5)")
+    parser.add_argument("--classes", help='names of the classes to show, such as "road,car"; all if left out')
+    parser.add_argument("--palette", choices=PALETTES, default=PALETTES[0], help="colours of the classes (dataset)")
+    parser.add_argument("--legend-background", choices=LEGEND_BACKGROUNDS, default="light", help="(light)")
     options_help = "config keys and values, such as MODEL.WEIGHTS model.pth; at the end, not right after --input"
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help=options_help)
     parser.add_argument("trailing_opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="the same without --opts")
@@ -86,6 +104,75 @@ def share(text: str) -> float:
     return value
 
 
+def camera(text: str) -> int | str:
+    """Read the number of a camera, or the address of a stream."""
+    return int(text) if text.isdecimal() else text
+
+
+def segment_files(args: argparse.Namespace) -> int:
+    """Segment the files of --input; those that cannot be used are named in the log and left out.
+
+    Returns:
+        the exit code.
+
+    Raises:
+        OSError, ValueError: nothing can be done.
+    """
+    if args.output is None:
+        raise ValueError("--output is missing: name a folder for the results.")
+    inputs = list(expand_standard_input(args.input, sys.stdin))
+    files, unmatched = find_files(inputs, args.output)
+    if not files:
+        raise ValueError(f"--input: no image or video found in {', '.join(inputs) or 'standard input'}.")
+    segmenter, painter = load(args)
+    args.output.mkdir(parents=True, exist_ok=True)
+    for item in unmatched:
+        logger.error("--input: %s is no file, no folder with images or videos, and matches none.", item)
+    named = list(zip(files, output_stems(files), strict=True))
+    images = [(file, stem) for file, stem in named if not is_video(file)]
+    videos = [(file, stem) for file, stem in named if is_video(file)]
+    failures = segment_images(images, segmenter, painter, args.output, args.save or IMAGE_KINDS)
+    failures += segment_videos(videos, segmenter, painter, args.output, args.save or VIDEO_KINDS)
+    logger.info("%d of %d files segmented; the results are in %s", len(files) - failures, len(files), args.output)
+    return 1 if failures or unmatched else 0
+
+
+def segment_camera(args: argparse.Namespace) -> int:
+    """Segment what a camera sees.
+
+    Returns:
+        the exit code.
+
+    Raises:
+        OSError, ValueError: there is no such camera, or neither a window nor a folder to save to.
+    """
+    with_window = can_show_windows()
+    if not with_window and args.output is None:
+        raise ValueError("--webcam: OpenCV can show no window here; name a folder with --output to save the video.")
+    with VideoReader(args.webcam) as video:
+        segmenter, painter = load(args)
+        if args.output is not None:
+            args.output.mkdir(parents=True, exist_ok=True)
+            logger.info("Saving to %s until Ctrl-C", args.output)
+        film_camera(video, segmenter, painter, args.output, args.save or VIDEO_KINDS, with_window)
+    return 0
+
+
+def load(args: argparse.Namespace) -> tuple[Segmenter, Painter]:
+    """The model and the style of the pictures.
+
+    Raises:
+        OSError, ValueError: config, weights, test dataset or options are wrong.
+    """
+    cfg = setup_cfg(args.config_file, [*args.opts, *args.trailing_opts])
+    palette = dataset_palette(cfg)
+    shown = None if args.classes is None else chosen_classes(args.classes, palette)
+    if args.palette == "colour-blind":
+        palette = palette.colour_blind()
+    segmenter = Segmenter(Predictor(cfg), with_confidence="confidence" in (args.save or ()))
+    return segmenter, Painter(palette, args.opacity, shown, args.legend_background)
+
+
 def dataset_palette(cfg: CfgNode) -> Palette:
     """Names and colours of the classes of the first test dataset.
 
@@ -97,94 +184,19 @@ def dataset_palette(cfg: CfgNode) -> Palette:
     return Palette.from_metadata(MetadataCatalog.get(cfg.DATASETS.TEST[0]))
 
 
-def find_images(inputs: Sequence[str], output: Path) -> tuple[list[Path], list[str]]:
-    """Turn files, folders and glob patterns into image files.
-
-    Args:
-        inputs: as given by the user. Folders give the images in them and below, recognised by their suffix.
-        output: folder of the results; left out where it lies inside an input folder.
-
-    Returns:
-        the files, each once, in the order of the inputs, and the inputs that gave none. A file that was named itself
-        is returned whatever its suffix.
+def chosen_classes(text: str, palette: Palette) -> tuple[int, ...]:
+    """Train ids of classes whose names are separated by commas.
 
     Raises:
-        ValueError: the output folder is an input folder, where results would become inputs of the next run.
+        ValueError: there is no such class, or no name.
     """
-    files: dict[Path, Path] = {}
-    unmatched = []
-    for item in inputs:
-        paths = [item] if Path(item).exists() else sorted(glob.glob(item, recursive=True))
-        found = [file for path in map(Path, paths) for file in _images_at(path, output)]
-        for file in found:
-            files.setdefault(file.resolve(), file)
-        if not found:
-            unmatched.append(item)
-    return list(files.values()), unmatched
-
-
-def _images_at(path: Path, output: Path) -> list[Path]:
-    """The file itself, or the images in and below a folder."""
-    if not path.is_dir():
-        return [path]
-    if path.resolve() == output.resolve():
-        raise ValueError(f"--output: {output} is an input folder, too; choose another one for the pictures.")
-    results_inside = path.resolve() in output.resolve().parents
-    return [
-        file
-        for file in sorted(path.rglob("*"))
-        if file.suffix.lower() in SUFFIXES
-        and file.is_file()
-        and not (results_inside and output.resolve() in file.resolve().parents)
-    ]
-
-
-def output_stems(files: Sequence[Path]) -> list[str]:
-    """Beginnings of the output names, all different even where upper and lower case are the same.
-
-    A file's stem, if no other file has it; else with its folder's name; else with its suffix, too; else numbered.
-    """
-    stems = [file.stem for file in files]
-    parents = [file.resolve().parent.name for file in files]
-    for candidates in (
-        [f"{parent}_{file.stem}" for parent, file in zip(parents, files, strict=True)],
-        [f"{parent}_{file.stem}_{file.suffix[1:]}" for parent, file in zip(parents, files, strict=True)],
-    ):
-        uses = Counter(stem.lower() for stem in stems)
-        stems = [longer if uses[stem.lower()] > 1 else stem for stem, longer in zip(stems, candidates, strict=True)]
-    taken: set[str] = set()
-    for index, stem in enumerate(stems):
-        number = 1
-        while stems[index].lower() in taken:
-            number += 1
-            stems[index] = f"{stem}-{number}"
-        taken.add(stems[index].lower())
-    return stems
-
-
-def segment_all(predictor: Predictor, palette: Palette, images: Sequence[Path], output: Path, opacity: float) -> int:
-    """Segment images one by one and write their pictures; unreadable ones are named in the log and left out.
-
-    Returns:
-        the number of unreadable images.
-    """
-    failures = 0
-    with logging_redirect_tqdm(loggers=[logging.getLogger("mtaclip")]):
-        for file, stem in zip(tqdm(images, unit="image"), output_stems(images), strict=True):
-            try:
-                image = read_image(file)
-            except (OSError, ValueError) as error:
-                logger.error("%s", error)
-                failures += 1
-                continue
-            try:
-                labels = predictor(image).labels
-            except ValueError as error:
-                logger.error("%s: %s", file, error)
-                failures += 1
-                continue
-            save_prediction(output, stem, image, labels, palette, opacity)
-    return failures
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise ValueError("--classes names no class.")
+    try:
+        return palette.train_ids(names)
+    except ValueError as error:
+        raise ValueError(f"--classes: {error}") from error
 
 
 if __name__ == "__main__":

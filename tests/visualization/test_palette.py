@@ -3,6 +3,7 @@ import pytest
 from detectron2.data.catalog import Metadata
 
 from mtaclip.visualization import Palette, colour_map
+from mtaclip.visualization.palette import hide_classes
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -46,3 +47,31 @@ def test_colours_that_do_not_fit_the_classes_name_the_dataset(colours):
 def test_metadata_without_classes_raise():
     with pytest.raises(ValueError, match="dataset 'd' has no class names"):
         Palette.from_metadata(Metadata(name="d"))
+
+
+def test_classes_are_found_by_name_whatever_the_case():
+    palette = Palette(("road", "traffic light", "Car"), np.eye(3, dtype=np.uint8))
+    assert palette.train_ids(["car", "Traffic Light"]) == (2, 1)
+
+
+def test_an_unknown_class_is_answered_with_similar_ones():
+    palette = Palette(("road", "traffic light", "traffic sign", "car"), np.zeros((4, 3), dtype=np.uint8))
+    with pytest.raises(ValueError, match=r"no class 'raod'; close are: road\.$"):
+        palette.train_ids(["car", "raod"])
+    with pytest.raises(ValueError, match="close are: traffic sign, traffic light"):
+        palette.train_ids(["traffic sing"])
+    with pytest.raises(ValueError, match=r"the classes are: road, traffic light, traffic sign, car\.$"):
+        palette.train_ids(["zzz"])
+
+
+def test_hidden_classes_become_the_ignore_label():
+    labels = np.array([[0, 1, 2, 255]], dtype=np.uint8)
+    hidden = hide_classes(labels, (2, 0))
+    assert hidden.dtype == np.uint8
+    assert hidden.tolist() == [[0, 255, 2, 255]]
+
+
+def test_the_colour_blind_palette_keeps_the_names():
+    palette = Palette(("a", "b"), np.zeros((2, 3), dtype=np.uint8)).colour_blind()
+    assert palette.names == ("a", "b")
+    assert palette.colours.tolist() == [[230, 159, 0], [86, 180, 233]]  # Okabe and Ito's orange and sky blue

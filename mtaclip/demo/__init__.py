@@ -1,0 +1,1 @@
+"""What `demo.py` does: files and cameras in, pictures and videos out."""

@@ -1,0 +1,96 @@
+"""Image and video files that a user names: files, folders, patterns, or a list of them on standard input."""
+
+import glob
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+VIDEO_SUFFIXES = frozenset(
+    {".avi", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv"}
+)
+STANDARD_INPUT = "-"
+
+
+def is_video(file: Path) -> bool:
+    """Whether a file is a video, by its suffix."""
+    return file.suffix.lower() in VIDEO_SUFFIXES
+
+
+def expand_standard_input(inputs: Sequence[str], lines: Iterable[str]) -> Iterator[str]:
+    """Replace every "-" by lines of text.
+
+    Args:
+        inputs: as given by the user.
+        lines: one input each, read if there is a "-"; empty ones are left out.
+    """
+    for item in inputs:
+        if item == STANDARD_INPUT:
+            yield from (line.rstrip("\r\n") for line in lines if line.strip())
+        else:
+            yield item
+
+
+def find_files(inputs: Iterable[str], output: Path) -> tuple[list[Path], list[str]]:
+    """Turn files, folders and glob patterns into image and video files.
+
+    Args:
+        inputs: as given by the user. Folders give the images and videos in them and below, recognised by their suffix.
+        output: folder of the results; left out where it lies inside an input folder.
+
+    Returns:
+        the files, each once, in the order of the inputs, and the inputs that gave none. A file that was named itself
+        is returned whatever its suffix.
+
+    Raises:
+        ValueError: the output folder is an input folder, where results would become inputs of the next run.
+    """
+    files: dict[Path, Path] = {}
+    unmatched = []
+    for item in inputs:
+        paths = [item] if Path(item).exists() else sorted(glob.glob(item, recursive=True))
+        found = [file for path in map(Path, paths) for file in _files_at(path, output)]
+        for file in found:
+            files.setdefault(file.resolve(), file)
+        if not found:
+            unmatched.append(item)
+    return list(files.values()), unmatched
+
+
+def _files_at(path: Path, output: Path) -> list[Path]:
+    """The file itself, or the images and videos in and below a folder."""
+    if not path.is_dir():
+        return [path]
+    if path.resolve() == output.resolve():
+        raise ValueError(f"--output: {output} is an input folder, too; choose another one for the pictures.")
+    results_inside = path.resolve() in output.resolve().parents
+    return [
+        file
+        for file in sorted(path.rglob("*"))
+        if file.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES
+        and file.is_file()
+        and not (results_inside and output.resolve() in file.resolve().parents)
+    ]
+
+
+def output_stems(files: Sequence[Path]) -> list[str]:
+    """Beginnings of the output names, all different even where upper and lower case are the same.
+
+    A file's stem, if no other file has it; else with its folder's name; else with its suffix, too; else numbered.
+    """
+    stems = [file.stem for file in files]
+    parents = [file.resolve().parent.name for file in files]
+    for candidates in (
+        [f"{parent}_{file.stem}" for parent, file in zip(parents, files, strict=True)],
+        [f"{parent}_{file.stem}_{file.suffix[1:]}" for parent, file in zip(parents, files, strict=True)],
+    ):
+        uses = Counter(stem.lower() for stem in stems)
+        stems = [longer if uses[stem.lower()] > 1 else stem for stem, longer in zip(stems, candidates, strict=True)]
+    taken: set[str] = set()
+    for index, stem in enumerate(stems):
+        number = 1
+        while stems[index].lower() in taken:
+            number += 1
+            stems[index] = f"{stem}-{number}"
+        taken.add(stems[index].lower())
+    return stems
