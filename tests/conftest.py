@@ -1,5 +1,6 @@
 """Imported before every test module: the package repairs Detectron2 before anything imports it."""
 
+import logging
 import os
 import socket
 import subprocess
@@ -17,6 +18,16 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import mtaclip  # noqa: E402, F401
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def propagating_loggers():
+    """Undo what programs that run in this process do to loggers, so that every test sees messages once."""
+    loggers = [logging.getLogger(name) for name in ("mtaclip", "detectron2")]
+    before = [logger.propagate for logger in loggers]
+    yield
+    for logger, propagate in zip(loggers, before, strict=True):
+        logger.propagate = propagate
 
 
 @pytest.fixture(scope="session")

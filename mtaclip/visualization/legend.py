@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from mtaclip.visualization.captions import sans_font
+from mtaclip.visualization.font import sans_font
 from mtaclip.visualization.palette import Palette, check_labels
 
 _FONT_SIZE = 18

@@ -3,16 +3,22 @@
 Shapes: `H, W` image size, `s` the whole number by which small images are enlarged.
 """
 
+from types import SimpleNamespace
+from typing import Any
+
 import cv2
 import numpy as np
+from detectron2.utils.visualizer import VisImage, Visualizer
 from numpy.typing import NDArray
 from PIL import Image
 
-from mtaclip.visualization.captions import draw_captions
-from mtaclip.visualization.palette import Palette, colour_map
+from mtaclip.visualization.palette import Palette, check_labels
 
 _MAX_ENLARGED_EDGE = 2048
 _STRIP = 8  # pixels between image and overlay side by side; even, as video codecs need
+_CAPTION_COLOUR = "white"
+_CAPTION_GAP = 3.0  # pixels kept free round a caption
+_CAPTION_TRIES = 8  # places tried for one class's caption
 
 
 def draw_overlay(
@@ -37,42 +43,17 @@ def draw_overlay(
     Raises:
         ValueError: shapes or types are not those above, a label is no class, or the opacity is outside 0 .. 1.
     """
-    _check_image(image, labels)
-    image, labels = _enlarge(image, labels, min_edge)
-    blended = blend(image, labels, palette, opacity)
-    return blended if opacity == 0.0 else draw_captions(blended, labels, palette)
-
-
-def blend(
-    image: NDArray[np.uint8], labels: NDArray[np.uint8], palette: Palette, opacity: float = 0.5
-) -> NDArray[np.uint8]:
-    """Lay the classes' colours over an image and outline the segments; fast, without names and enlargement.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        labels: (H, W) uint8 train ids, 255 = ignore.
-        palette: names and colours of the classes.
-        opacity: share of the class colour in a pixel, 0 .. 1; outlines are opaque. 0 draws no outlines.
-
-    Returns:
-        (H, W, 3) uint8 RGB. Ignored pixels show the image.
-
-    Raises:
-        ValueError: see `draw_overlay`.
-    """
-    _check_image(image, labels)
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(f"an image must be (H, W, 3) uint8, not {image.shape} {image.dtype}.")
+    if labels.shape != image.shape[:2]:
+        raise ValueError(f"the label map is {labels.shape} but the image {image.shape[:2]} (height, width).")
     if not 0.0 <= opacity <= 1.0:
         raise ValueError(f"the opacity must lie between 0 and 1, not {opacity}.")
-    colours = colour_map(labels, palette.colours)
+    check_labels(labels, len(palette.names))
+    image, labels = _enlarge(image, labels, min_edge)
     if opacity == 0.0:
-        return image.copy()
-    mixed = np.rint((1.0 - opacity) * image + opacity * colours).astype(np.uint8)
-    window = np.ones((3, 3), np.uint8)
-    outline = (cv2.erode(labels, window) != labels) | (cv2.dilate(labels, window) != labels)
-    mixed[outline] = colours[outline]
-    ignored = labels >= len(palette.names)
-    mixed[ignored] = image[ignored]
-    return mixed
+        return image
+    return _SegmentPainter(image, palette).draw_sem_seg(labels, alpha=opacity).get_image()
 
 
 def draw_side_by_side(image: NDArray[np.uint8], overlay: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -92,13 +73,6 @@ def draw_side_by_side(image: NDArray[np.uint8], overlay: NDArray[np.uint8]) -> N
     return np.concatenate([image, strip, overlay], axis=1)
 
 
-def _check_image(image: NDArray[np.uint8], labels: NDArray[np.uint8]) -> None:
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise ValueError(f"an image must be (H, W, 3) uint8, not {image.shape} {image.dtype}.")
-    if labels.shape != image.shape[:2]:
-        raise ValueError(f"the label map is {labels.shape} but the image {image.shape[:2]} (height, width).")
-
-
 def _enlarge(
     image: NDArray[np.uint8], labels: NDArray[np.uint8], min_edge: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -109,3 +83,82 @@ def _enlarge(
     size = (width * scale, height * scale)
     resized = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
     return np.asarray(resized), labels.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+class _SegmentPainter(Visualizer):
+    """Detectron2's visualizer with two differences: segments keep every pixel, captions keep clear of each other.
+
+    Detectron2 draws a segment as polygons, which lose thin parts and fill small holes.
+    """
+
+    def __init__(self, image: NDArray[np.uint8], palette: Palette) -> None:
+        classes: Any = SimpleNamespace(stuff_classes=palette.names, stuff_colors=palette.colours.tolist())
+        super().__init__(image, classes)
+        self._painted = image.copy()
+        self._captions: list[tuple[float, float, float, float]] = []
+
+    def draw_sem_seg(
+        self, sem_seg: NDArray[np.uint8], area_threshold: int | None = None, alpha: float = 0.8
+    ) -> VisImage:
+        """Draw all classes, the largest first; arguments and result are those of Detectron2's method."""
+        super().draw_sem_seg(sem_seg, area_threshold, alpha)
+        self.output.reset_image(self._painted)
+        return self.output
+
+    def draw_binary_mask(
+        self,
+        binary_mask: NDArray[np.uint8],
+        color: Any = None,
+        *,
+        edge_color: Any = None,
+        text: str | None = None,
+        alpha: float = 0.5,
+        area_threshold: int | None = 0,
+    ) -> VisImage:
+        """Blend one class's colour into its pixels, its outline fully; `draw_sem_seg` calls this for every class.
+
+        Arguments and result are those of Detectron2's method; `edge_color` and `area_threshold` are not used.
+        """
+        colour = 255.0 * np.asarray(color)
+        inside = binary_mask.astype(bool)
+        self._painted[inside] = np.rint((1.0 - alpha) * self._painted[inside] + alpha * colour).astype(np.uint8)
+        outline = inside & (cv2.erode(binary_mask, np.ones((3, 3), np.uint8)) == 0)
+        self._painted[outline] = np.rint(colour).astype(np.uint8)
+        if text is not None:
+            self._draw_caption(text, binary_mask)
+        return self.output
+
+    def _draw_caption(self, text: str, binary_mask: NDArray[np.uint8]) -> None:
+        """Write `text` deep inside the segment where it covers no other caption, or not at all."""
+        self.draw_text(text, (0, 0), color=_CAPTION_COLOUR)
+        caption = self.output.ax.texts[-1]
+        extent = caption.get_window_extent(self.output.canvas.get_renderer())
+        width, height = extent.width + 2 * _CAPTION_GAP, extent.height + 2 * _CAPTION_GAP
+        # Distance of every pixel to the nearest one outside the segment; beyond the image is outside, too.
+        depth = cv2.distanceTransform(np.pad(binary_mask, 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
+        for _ in range(_CAPTION_TRIES):
+            deepest = depth.max()
+            if deepest < height / 2:
+                break
+            ridge = np.argwhere(depth > 0.95 * deepest)
+            y, x = ridge[np.square(ridge - ridge.mean(axis=0)).sum(axis=1).argmin()].tolist()
+            box = self._box_inside(x, y, width, height)
+            if box is not None and not any(_overlap(box, other) for other in self._captions):
+                caption.set_position(((box[0] + box[2]) / 2, box[1] + _CAPTION_GAP))
+                self._captions.append(box)
+                return
+            top, left = max(int(y - height), 0), max(int(x - width / 2), 0)
+            depth[top : int(y + height) + 1, left : int(x + width / 2) + 1] = 0.0  # look elsewhere next time
+        caption.remove()
+
+    def _box_inside(self, x: float, y: float, width: float, height: float) -> tuple[float, float, float, float] | None:
+        """Box (left, top, right, bottom) round a point, moved into the image; None if it is larger than the image."""
+        if width > self.output.width or height > self.output.height:
+            return None
+        left = min(max(x - width / 2, 0.0), self.output.width - width)
+        top = min(max(y - height / 2, 0.0), self.output.height - height)
+        return left, top, left + width, top + height
+
+
+def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
