@@ -1,5 +1,6 @@
-"""From images to label maps."""
+"""From images to label maps, and to what ties them to class texts."""
 
+from mtaclip.inference.alignment import Alignment, explain
 from mtaclip.inference.predictor import Prediction, Predictor
 
-__all__ = ["Prediction", "Predictor"]
+__all__ = ["Alignment", "Prediction", "Predictor", "explain"]
