@@ -1,6 +1,5 @@
-"""From images to label maps, and to what ties them to class texts."""
+"""From images to label maps."""
 
-from mtaclip.inference.alignment import Alignment, explain
 from mtaclip.inference.predictor import Prediction, Predictor
 
-__all__ = ["Alignment", "Prediction", "Predictor", "explain"]
+__all__ = ["Prediction", "Predictor"]

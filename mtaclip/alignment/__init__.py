@@ -1,0 +1,17 @@
+"""What ties mask queries to prompted class texts."""
+
+from mtaclip.alignment.explain import Alignment, Segment, explain, explain_with_truth
+from mtaclip.alignment.separation import margin, project, silhouette
+from mtaclip.alignment.words import Word, nearest_words
+
+__all__ = [
+    "Alignment",
+    "Segment",
+    "Word",
+    "explain",
+    "explain_with_truth",
+    "margin",
+    "nearest_words",
+    "project",
+    "silhouette",
+]
