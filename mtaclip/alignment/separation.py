@@ -27,16 +27,21 @@ def silhouette(embeddings: NDArray[np.floating], classes: NDArray[np.integer]) -
     names, index, counts = np.unique(classes, return_inverse=True, return_counts=True)
     if len(names) < 2:
         raise ValueError(f"a silhouette needs masks of two or more classes, here are {len(names)}.")
-    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
-    sums = np.eye(len(names))[index].T @ unit.astype(np.float64)  # of each class
+    unit = embeddings.astype(np.float64)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    sums = np.eye(len(names))[index].T @ unit  # of each class
     cosines = unit @ sums.T
     everyone, own = np.arange(len(unit)), counts[index]
-    inside = 1.0 - (cosines[everyone, index] - 1.0) / np.maximum(own - 1, 1)
-    outside = 1.0 - cosines / counts
+    inside = _distance((cosines[everyone, index] - 1.0) / np.maximum(own - 1, 1))
+    outside = _distance(cosines / counts)
     outside[everyone, index] = np.inf
     nearest = outside.min(axis=1)
     larger = np.maximum(np.maximum(inside, nearest), np.finfo(np.float64).tiny)
     return np.where(own > 1, (nearest - inside) / larger, 0.0)
+
+
+def _distance(cosines: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.round(1.0 - cosines, 12)  # so that equal embeddings are no distance apart
 
 
 def margin(

@@ -19,7 +19,7 @@ class Word:
     """A token of the vocabulary near a context vector.
 
     Attributes:
-        text: as written; a dash at the end marks a token that only begins a word.
+        text: as written, bytes that are no letter as \\x..; a dash at the end marks what only begins a word.
         similarity: cosine of the two embeddings.
     """
 
@@ -53,5 +53,6 @@ def nearest_words(texts: PromptedTexts, count: int = 5) -> list[list[list[Word]]
 
 
 def _written(tokenizer: SimpleTokenizer, token: int) -> str:
-    whole = tokenizer.decoder[token].endswith(_END_OF_WORD)
-    return tokenizer.decode([token]).strip() + ("" if whole else "-")
+    symbols = tokenizer.decoder[token].removesuffix(_END_OF_WORD)
+    text = bytes(tokenizer.byte_decoder[symbol] for symbol in symbols).decode("utf-8", errors="backslashreplace")
+    return text if tokenizer.decoder[token].endswith(_END_OF_WORD) else f"{text}-"
