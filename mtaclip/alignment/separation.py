@@ -40,10 +40,6 @@ def silhouette(embeddings: NDArray[np.floating], classes: NDArray[np.integer]) -
     return np.where(own > 1, (nearest - inside) / larger, 0.0)
 
 
-def _distance(cosines: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.round(1.0 - cosines, 12)  # so that equal embeddings are no distance apart
-
-
 def margin(
     embeddings: NDArray[np.floating], classes: NDArray[np.integer], texts: NDArray[np.floating]
 ) -> NDArray[np.float64]:
@@ -81,3 +77,7 @@ def project(points: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[
     furthest = np.abs(coordinates).argmax(axis=0)
     coordinates *= np.where(coordinates[furthest, [0, 1]] < 0, -1.0, 1.0)
     return coordinates, sizes[:2] ** 2 / max(float((sizes**2).sum()), np.finfo(np.float64).tiny)
+
+
+def _distance(cosines: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.round(1.0 - cosines, 12)  # so that equal embeddings are no distance apart

@@ -12,7 +12,7 @@ _MAX_COLUMNS = 24
 _MARGIN = 16
 _GAP = 8  # between a name and the cells
 _NOTE = 44  # height of the notes below
-_STRONG = 0.6  # cells above that cosine have light text
+_STRONG = 0.72  # cells above that cosine have light text
 
 
 def draw_heat_map(alignment: Alignment) -> Html:
@@ -73,10 +73,14 @@ def _cell(alignment: Alignment, query: int, label: int, left: float, top: float,
         tip(f"{_row_name(alignment, query)}, prompt {context + 1} of '{alignment.texts[label]}': cosine {cosine:.3f}"),
         element("rect", class_=kind, fill_opacity=f"{min(abs(cosine), 1.0):.2f}", **square),
         element("rect", class_="frame", **square),
-        text(left + width / 2, top + 14, f"{cosine:.2f}".replace("-", "\u2212"), f"middle{ink}"),
+        text(left + width / 2, top + 14, _signed(cosine), f"middle{ink}"),
         text(left + width / 2, top + 26, f"p{context + 1}", f"small middle{ink}"),
     ]
     if framed:
         inner = {"x": f"{left + 1:.1f}", "y": f"{top + 1:.1f}", "width": str(width - 2), "height": str(height - 2)}
         parts.append(element("rect", class_="best", **inner))
     return element("g", *parts)
+
+
+def _signed(value: float) -> str:
+    return f"{round(value, 2) + 0.0:.2f}".replace("-", "\u2212")  # adding 0 makes minus zero plain zero

@@ -17,7 +17,8 @@ def drawing(width: float, height: float, *parts: Html, label: str) -> Html:
         width: in pixels.
         height: in pixels.
         parts: what is drawn, the lowest first. The style has the classes `muted`, `small`, `strong`, `reversed`,
-            `middle` and `end` for text, and `frame`, `like`, `unlike`, `best`, `badge` and `segment` for shapes.
+            `middle` and `end` for text, and `frame`, `like`, `unlike`, `best`, `badge`, `segment`, `point` and
+            `prompt` for shapes.
         label: what it shows, in words.
     """
     size = {"viewBox": f"0 0 {width:.0f} {height:.0f}", "width": f"{width:.0f}", "height": f"{height:.0f}"}
@@ -78,9 +79,13 @@ _STYLE = """
 .drawing .like { fill: var(--like); }
 .drawing .unlike { fill: var(--unlike); }
 .drawing .best { fill: none; stroke: var(--ink); stroke-width: 2; }
+.drawing .point { fill-opacity: 0.7; stroke: var(--paper); stroke-width: 0.7; }
+.drawing .prompt rect { stroke: var(--ink); stroke-width: 1.2; }
+.drawing .prompt text { font-size: 9px; font-weight: 600; text-anchor: middle; fill: #000000; }
+.drawing .prompt text.light { fill: #ffffff; }
 .drawing .badge circle { fill: #1b1f24; stroke: #ffffff; }
 .drawing .badge text { fill: #ffffff; font-size: 11px; font-weight: 600; text-anchor: middle; }
 .drawing .badge { pointer-events: none; }
-.drawing .segment { stroke: #ffffff; stroke-width: 1.5; fill-opacity: 0.4; }
+.drawing .segment { stroke: #ffffff; stroke-width: 1.2; fill-opacity: 0.4; }
 .drawing .segment:hover { fill-opacity: 0.75; }
 """
