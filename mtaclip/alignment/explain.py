@@ -4,12 +4,13 @@ Letters: Q mask queries, C classes, K = C + 1 texts (the last is the no-object t
 CLIP's embedding space, H, W size at which the model sees the image, h, w that of its masks (H/4, W/4).
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtaclip.inference.predictor import ImageLike, Predictor
 from mtaclip.inference.windows import Window
@@ -117,6 +118,25 @@ class Alignment:
         return Segment(query, label, pixels, score, int(text), int(context), cosine)
 
 
+def explainable(model: Predictor | nn.Module) -> MTACLIP:
+    """The network of a predictor, or a network itself, if it can be explained.
+
+    Raises:
+        ValueError: the model has no text side, or sees images through windows or in several versions.
+    """
+    network = model.model if isinstance(model, Predictor) else model
+    if not isinstance(network, MTACLIP):
+        raise ValueError("the alignment is that of one view of an image: set TEST.AUG.ENABLED False.")
+    if network.texts is None:
+        raise ValueError(
+            "the model has no text side (MODEL.MTACLIP.TEXT.ENABLED is False), so there is no alignment to see: take "
+            "the config and the weights of an MTA-CLIP model."
+        )
+    if network.inference.window is not None:
+        raise ValueError("the alignment is that of whole images: set TEST.SLIDING_WINDOW.ENABLED False.")
+    return network
+
+
 def explain(model: Predictor | MTACLIP, image: ImageLike) -> Alignment:
     """Look at one image as a whole and compare its mask queries with the prompted texts.
 
@@ -160,29 +180,14 @@ def explain_with_truth(
 
 @torch.no_grad()
 def _observe(model: Predictor | MTACLIP, image: ImageLike) -> tuple[Alignment, Predictions, MTACLIP]:
+    network = explainable(model)
     if isinstance(model, Predictor):
-        network = _checked(model.model)
-        pixels = model.prepare(image)["image"]
-        with model.autocast():
-            predictions = network.predict(network.normalise(pixels[None]), compare=True)
+        pixels, context = model.prepare(image)["image"], model.autocast()
     else:
-        network, pixels = _checked(model), image
+        pixels, context = image, nullcontext()
+    with context:
         predictions = network.predict(network.normalise(pixels[None]), compare=True)
     return _alignment(network, pixels, predictions), predictions, network
-
-
-def _checked(model: torch.nn.Module) -> MTACLIP:
-    """The model, if it can be explained."""
-    if not isinstance(model, MTACLIP):
-        raise ValueError("the alignment is that of one view of an image: set TEST.AUG.ENABLED False.")
-    if model.texts is None:
-        raise ValueError(
-            "the model has no text side (MODEL.MTACLIP.TEXT.ENABLED is False), so there is no alignment to see: take "
-            "the config and the weights of an MTA-CLIP model."
-        )
-    if model.inference.window is not None:
-        raise ValueError("the alignment is that of whole images: set TEST.SLIDING_WINDOW.ENABLED False.")
-    return model
 
 
 def _alignment(model: MTACLIP, pixels: Tensor, predictions: Predictions) -> Alignment:

@@ -19,10 +19,11 @@ _INSET = 24  # between its frame and the outermost mark
 _MARGIN = 16
 _RADIUS = 4  # of a mask's dot
 _SIDE = 14  # of a text's square
+_IDLE_SIDE = 6
 _ROW = 20  # of the legend
 _MAX_ROWS = 26  # longer legends continue in a further column
 _GAP = 16  # between columns
-_TITLE = 48  # height of the lines above the plane
+_TITLE = 68  # height of the lines above the plane
 _BRIGHT = 140  # of 255; darker marks have white numbers
 HEADS = ("class", "masks", "silhouette", "margin")
 
@@ -37,7 +38,8 @@ class _Mark:
 
 
 def draw_projection(masks: AlignedMasks, palette: Palette) -> Html:
-    """Draw masks as dots and the class texts, one for each context, as squares on the tip with the class's number.
+    """Draw masks as dots and the class texts, one for each context, as squares on the tip with the class's number,
+    or small and without it where no mask of the class is closest to that context.
 
     Both are projected to the plane in which the masks and the texts of their classes differ most. Classes without a
     mask are left out.
@@ -60,8 +62,9 @@ def draw_projection(masks: AlignedMasks, palette: Palette) -> Html:
         _dot(place, marks[label], f"{palette.names[label]} in {name}")
         for place, label, name in zip(places, masks.classes.tolist(), masks.images, strict=False)
     ]
+    preferred = _preferred(masks)
     squares = [
-        _square(place, marks[label], f"prompt {z + 1} of '{palette.names[label]}'")
+        (_square if preferred[z, label] else _idle)(place, marks[label], f"prompt {z + 1} of '{palette.names[label]}'")
         for place, (z, label) in zip(
             places[len(dots) :], ((z, label) for z in range(contexts) for label in present), strict=True
         )
@@ -99,8 +102,21 @@ def separation_rows(masks: AlignedMasks, palette: Palette) -> list[list[str]]:
 def _title(masks: AlignedMasks, everything: list[str], shares: NDArray[np.float64]) -> list[Html]:
     _, count, silhouette, margin = everything
     first = f"{count} masks of {masks.num_images} images: mean silhouette {silhouette}, mean margin {margin}"
-    second = f"Dots: masks. Numbers: prompted class texts. The plane has {100.0 * shares.sum():.0f} % of the variance."
-    return [text(_MARGIN, _MARGIN + 13, first, "strong"), text(_MARGIN, _MARGIN + 34, second, "muted")]
+    second = "Dots: masks. Numbers: prompted class texts; small squares: those that no mask of the class prefers."
+    third = f"The plane has {100.0 * shares.sum():.0f} % of the variance."
+    return [
+        text(_MARGIN, _MARGIN + 13, first, "strong"),
+        text(_MARGIN, _MARGIN + 34, second, "muted"),
+        text(_MARGIN, _MARGIN + 52, third, "muted"),
+    ]
+
+
+def _preferred(masks: AlignedMasks) -> NDArray[np.bool_]:
+    """Whether any mask of a class is closer to that context than to the others, (n, C)."""
+    cosines = np.einsum("md,nmd->mn", masks.embeddings, masks.texts[:, masks.classes])
+    preferred = np.zeros(masks.texts.shape[:2], bool)
+    preferred[cosines.argmax(axis=1), masks.classes] = True
+    return preferred
 
 
 def _placed(coordinates: NDArray[np.float64]) -> list[tuple[float, float]]:
@@ -132,6 +148,13 @@ def _square(place: tuple[float, float], mark: _Mark, words: str) -> Html:
     return element(
         "g", tip(words), square, number, class_="prompt", transform=f"translate({place[0]:.1f} {place[1]:.1f})"
     )
+
+
+def _idle(place: tuple[float, float], mark: _Mark, words: str) -> Html:
+    half = _IDLE_SIDE / 2
+    where = {"x": f"{place[0] - half:.1f}", "y": f"{place[1] - half:.1f}"}
+    size = {"width": str(_IDLE_SIDE), "height": str(_IDLE_SIDE)}
+    return element("rect", tip(words), class_="idle", fill=mark.fill, **where, **size)
 
 
 def _legend(marks: list[_Mark], rows: list[list[str]]) -> tuple[Html, float]:

@@ -79,8 +79,9 @@ _STYLE = """
 .drawing .like { fill: var(--like); }
 .drawing .unlike { fill: var(--unlike); }
 .drawing .best { fill: none; stroke: var(--ink); stroke-width: 2; }
-.drawing .point { fill-opacity: 0.7; stroke: var(--paper); stroke-width: 0.7; }
+.drawing .point { fill-opacity: 0.7; stroke: var(--ink); stroke-opacity: 0.5; stroke-width: 0.7; }
 .drawing .prompt rect { stroke: var(--ink); stroke-width: 1.2; }
+.drawing .idle { stroke: var(--ink); stroke-opacity: 0.5; stroke-width: 0.7; }
 .drawing .prompt text { font-size: 9px; font-weight: 600; text-anchor: middle; fill: #000000; }
 .drawing .prompt text.light { fill: #ffffff; }
 .drawing .badge circle { fill: #1b1f24; stroke: #ffffff; }
