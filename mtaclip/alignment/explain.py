@@ -187,13 +187,13 @@ def _observe(model: Predictor | MTACLIP, image: ImageLike) -> tuple[Alignment, P
         pixels, context = image, nullcontext()
     with context:
         predictions = network.predict(network.normalise(pixels[None]), compare=True)
-    return _alignment(network, pixels, predictions), predictions, network
+        logits = predictions.mask_logits()[0]
+    return _alignment(network, pixels, predictions, logits.float()), predictions, network
 
 
-def _alignment(model: MTACLIP, pixels: Tensor, predictions: Predictions) -> Alignment:
+def _alignment(model: MTACLIP, pixels: Tensor, predictions: Predictions, logits: Tensor) -> Alignment:
     similarity = predictions.similarity[-1]
     probabilities = model.classification(predictions.class_logits[-1], similarity)[0]
-    logits = predictions.mask_logits()[0].float()
     height, width = pixels.shape[-2:]
     labels, owners = _decide(Window(range(height), range(width), probabilities, logits))
     return Alignment(

@@ -13,7 +13,7 @@ from mtaclip.visualization.context_maps import draw_context_maps
 from mtaclip.visualization.heat_map import draw_heat_map
 from mtaclip.visualization.page import Html, element, image, page, section, table
 from mtaclip.visualization.palette import Palette
-from mtaclip.visualization.segments import HEADS, draw_segments, segment_rows
+from mtaclip.visualization.segments import HEADS, NAMES, draw_segments, segment_rows
 
 
 def segments_section(alignment: Alignment, palette: Palette) -> Html:
@@ -23,10 +23,11 @@ def segments_section(alignment: Alignment, palette: Palette) -> Html:
         alignment: of an image.
         palette: names and colours of the classes.
     """
+    picture = element("div", draw_segments(alignment, palette, table=False), class_="wide")
+    listed = table(HEADS, segment_rows(alignment, palette), names=NAMES)
     return section(
         "Segments",
-        element("div", draw_segments(alignment, palette, table=False), class_="wide"),
-        table(HEADS, segment_rows(alignment, palette), names=2),
+        element("div", picture, listed, class_="beside"),
         note="A segment is what one mask query decides of one class; point at it to see its class, score and prompt. "
         "The score is the query's probability of the class. The closest text is that with the largest cosine, and the "
         "prompt the learned context before it.",

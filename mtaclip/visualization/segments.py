@@ -17,8 +17,8 @@ from mtaclip.visualization.page import Html, element
 from mtaclip.visualization.palette import Palette
 from mtaclip.visualization.svg import drawing, text, text_width, tip
 
-HEADS = ("", "class", "score", "query", "closest text", "prompt", "cosine")
-_NUMBERS = (2, 3, 5, 6)  # columns of HEADS that hold numbers
+HEADS = ("", "class", "closest text", "prompt", "cosine", "score", "query")
+NAMES = 3  # columns of HEADS that hold names, at the left
 
 _PICTURE_EDGE = 640  # longer edge of the picture in pixels
 _QUALITY = 90  # of its JPEG
@@ -75,18 +75,18 @@ def segment_rows(alignment: Alignment, palette: Palette) -> list[list[str]]:
         [
             str(number),
             palette.names[segment.label],
-            f"{segment.score:.2f}",
-            str(segment.query),
             alignment.texts[segment.text],
             str(segment.context + 1),
             f"{segment.similarity:.2f}",
+            f"{segment.score:.2f}",
+            str(segment.query),
         ]
         for number, segment in enumerate(alignment.segments(), start=1)
     ]
 
 
 def _tip(row: Sequence[str]) -> str:
-    number, name, score, query, words, prompt, cosine = row
+    number, name, words, prompt, cosine, score, query = row
     return f"{number}: {name}, score {score} (query {query})\nclosest to prompt {prompt} of '{words}', cosine {cosine}"
 
 
@@ -160,6 +160,6 @@ def _table(segments: Sequence[Segment], rows: Sequence[Sequence[str]], palette: 
 def _cell(
     column: int, words: str, lefts: Sequence[float], widths: Sequence[float], base: float, kind: str | None
 ) -> Html:
-    if column in _NUMBERS:
+    if column >= NAMES:
         return text(lefts[column] + widths[column], base, words, f"{kind or ''} end".strip())
     return text(lefts[column] + (_ROW if column == 1 and kind is None else 0), base, words, kind)

@@ -72,6 +72,11 @@ def test_queries_are_matched_with_the_true_classes(make_checkpoint):
     assert set(matched[matched < 19].tolist()) == set(found.labels.flatten().tolist())
 
 
+def test_what_amp_predicts_is_what_is_explained(make_checkpoint):
+    predictor = Predictor.from_checkpoint(make_checkpoint(), device="cpu", opts=["SOLVER.AMP.ENABLED", "True"])
+    assert np.array_equal(explain(predictor, noise()).labels, predictor(noise()).labels)
+
+
 @pytest.mark.parametrize(
     ("opts", "words"),
     [
