@@ -4,7 +4,7 @@ import numpy as np
 
 from mtaclip.alignment.explain import Alignment
 from mtaclip.visualization.page import Html, element
-from mtaclip.visualization.svg import drawing, text, text_width, tip
+from mtaclip.visualization.svg import drawing, number, text, text_width, tip
 
 _CELL = (48, 32)  # width and height in pixels
 _MAX_ROWS = 40
@@ -18,9 +18,9 @@ _STRONG = 0.72  # cells above that cosine have light text
 def draw_heat_map(alignment: Alignment) -> Html:
     """Draw the cosine of every mask query that owns pixels with every class text that matters.
 
-    Rows are the queries, those with most pixels first, under the text of the class they decide. Columns are the texts
-    of the classes of the label map, in the order of their pixels, and those that are closest to a query. A cell is the
-    largest cosine over the contexts, and tells which context that is; each row's largest cell has a frame.
+    Rows are the queries with most pixels, up to 40, named by the class of most of them. Columns are the texts of these
+    classes and those that are closest to a row's query, up to 24. A cell is the largest cosine over the contexts, and
+    tells which context that is; the text that is closest to a query has a frame.
 
     Args:
         alignment: of an image.
@@ -42,25 +42,35 @@ def draw_heat_map(alignment: Alignment) -> Html:
         parts.append(text(0, 0, alignment.texts[column], transform=turn))
     bottom = top + len(rows) * height
     prompts = f"p1 to p{len(alignment.similarity)}: the prompt with the largest cosine"
-    notes = (f"{prompts}, which is shown.", "Blue above, orange below 0. Framed: the closest text.")
+    hidden = len(np.unique(alignment.owners)) - len(rows)
+    more = f" {hidden} queries with fewer pixels are left out." if hidden else ""
+    notes = (f"{prompts}, which is shown.", f"Blue above, orange below 0. Framed: the closest text.{more}")
     parts += [text(_MARGIN, bottom + 20 + 18 * line, note, "muted") for line, note in enumerate(notes)]
     extent = max(side + len(columns) * width, _MARGIN + max(map(text_width, notes)))
     return drawing(extent + _MARGIN, bottom + _NOTE + _MARGIN, *parts, label="Cosines of mask queries and class texts")
 
 
 def _choose(alignment: Alignment) -> tuple[list[int], list[int]]:
-    """Queries and texts that are shown."""
+    """Queries and texts that are shown; of every query at least the text of its class and the closest one."""
     queries, pixels = np.unique(alignment.owners, return_counts=True)
-    rows = queries[np.argsort(-pixels, kind="stable")][:_MAX_ROWS].tolist()
-    labels, pixels = np.unique(alignment.labels, return_counts=True)
-    closest = alignment.best_similarity[rows].argmax(axis=1)
-    columns = dict.fromkeys([*labels[np.argsort(-pixels, kind="stable")].tolist(), *closest.tolist()])
-    return rows, list(columns)[:_MAX_COLUMNS]
+    rows: list[int] = []
+    columns: dict[int, None] = {}
+    for query in queries[np.argsort(-pixels, kind="stable")][:_MAX_ROWS].tolist():
+        needed = columns | dict.fromkeys([_label(alignment, query), int(alignment.best_similarity[query].argmax())])
+        if len(needed) > _MAX_COLUMNS:
+            break
+        rows.append(query)
+        columns = needed
+    return rows, list(columns)
+
+
+def _label(alignment: Alignment, query: int) -> int:
+    """The class of most of a query's pixels."""
+    return int(np.bincount(alignment.labels[alignment.owners == query]).argmax())
 
 
 def _row_name(alignment: Alignment, query: int) -> str:
-    label = np.bincount(alignment.labels[alignment.owners == query]).argmax()
-    return f"{alignment.texts[label]} (query {query})"
+    return f"{alignment.texts[_label(alignment, query)]} (query {query})"
 
 
 def _cell(alignment: Alignment, query: int, label: int, left: float, top: float, *, framed: bool) -> Html:
@@ -73,14 +83,10 @@ def _cell(alignment: Alignment, query: int, label: int, left: float, top: float,
         tip(f"{_row_name(alignment, query)}, prompt {context + 1} of '{alignment.texts[label]}': cosine {cosine:.3f}"),
         element("rect", class_=kind, fill_opacity=f"{min(abs(cosine), 1.0):.2f}", **square),
         element("rect", class_="frame", **square),
-        text(left + width / 2, top + 14, _signed(cosine), f"middle{ink}"),
+        text(left + width / 2, top + 14, number(cosine), f"middle{ink}"),
         text(left + width / 2, top + 26, f"p{context + 1}", f"small middle{ink}"),
     ]
     if framed:
         inner = {"x": f"{left + 1:.1f}", "y": f"{top + 1:.1f}", "width": str(width - 2), "height": str(height - 2)}
         parts.append(element("rect", class_="best", **inner))
     return element("g", *parts)
-
-
-def _signed(value: float) -> str:
-    return f"{round(value, 2) + 0.0:.2f}".replace("-", "\u2212")  # adding 0 makes minus zero plain zero

@@ -12,16 +12,18 @@ from mtaclip.alignment.collection import AlignedMasks
 from mtaclip.alignment.separation import project
 from mtaclip.visualization.page import Html, element
 from mtaclip.visualization.palette import Palette
-from mtaclip.visualization.svg import drawing, text, text_width, tip
+from mtaclip.visualization.svg import drawing, number, text, text_width, tip
 
-_PLANE = (680, 560)  # width and height in pixels
+_PLANE, _LARGE_PLANE = (680, 560), (1000, 1000)  # width and height in pixels
+_MANY = 40  # with more classes the plane is large
 _INSET = 24  # between its frame and the outermost mark
 _MARGIN = 16
 _RADIUS = 4  # of a mask's dot
 _SIDE = 14  # of a text's square
 _IDLE_SIDE = 6
 _ROW = 20  # of the legend
-_MAX_ROWS = 26  # longer legends continue in a further column
+_FULL_COLUMN = 26  # rows; longer legends continue in a further column
+_MAX_COLUMNS = 3  # of the legend
 _GAP = 16  # between columns
 _TITLE = 68  # height of the lines above the plane
 _BRIGHT = 140  # of 255; darker marks have white numbers
@@ -55,8 +57,9 @@ def draw_projection(masks: AlignedMasks, palette: Palette) -> Html:
     texts = masks.texts[:, present]
     contexts = len(texts)
     coordinates, shares = project(np.concatenate([masks.embeddings, texts.reshape(-1, texts.shape[-1])]))
-    places = _placed(coordinates)
-    marks = {label: _mark(number, palette.colours[label]) for number, label in enumerate(present, start=1)}
+    size = _LARGE_PLANE if len(present) > _MANY else _PLANE
+    places = _placed(coordinates, size)
+    marks = {label: _mark(rank, palette.colours[label]) for rank, label in enumerate(present, start=1)}
     rows = separation_rows(masks, palette)
     dots = [
         _dot(place, marks[label], f"{palette.names[label]} in {name}")
@@ -69,12 +72,14 @@ def draw_projection(masks: AlignedMasks, palette: Palette) -> Html:
             places[len(dots) :], ((z, label) for z in range(contexts) for label in present), strict=True
         )
     ]
-    frame = element("rect", class_="frame", x="0", y="0", width=str(_PLANE[0]), height=str(_PLANE[1]))
+    frame = element("rect", class_="frame", x="0", y="0", width=str(size[0]), height=str(size[1]))
     plane = element("g", frame, *dots, *squares, transform=f"translate({_MARGIN} {_MARGIN + _TITLE})")
     legend, extent = _legend(list(marks.values()), rows[1:])
-    beside = element("g", legend, transform=f"translate({_MARGIN + _PLANE[0] + 2 * _GAP} {_MARGIN + _TITLE})")
-    size = (_PLANE[0] + 2 * _MARGIN + 2 * _GAP + extent, _PLANE[1] + 2 * _MARGIN + _TITLE)
-    return drawing(*size, *_title(masks, rows[0], shares), plane, beside, label="Masks and class texts in CLIP's space")
+    beside = element("g", legend, transform=f"translate({_MARGIN + size[0] + 2 * _GAP} {_MARGIN + _TITLE})")
+    total = (size[0] + 2 * _MARGIN + 2 * _GAP + extent[0], max(size[1], extent[1]) + 2 * _MARGIN + _TITLE)
+    return drawing(
+        *total, *_title(masks, rows[0], shares), plane, beside, label="Masks and class texts in CLIP's space"
+    )
 
 
 def separation_rows(masks: AlignedMasks, palette: Palette) -> list[list[str]]:
@@ -94,7 +99,7 @@ def separation_rows(masks: AlignedMasks, palette: Palette) -> list[list[str]]:
     parts = [("all", np.ones(len(margins), bool))]
     parts += [(palette.names[label], masks.classes == label) for label in np.unique(masks.classes).tolist()]
     return [
-        [name, str(int(part.sum())), f"{silhouettes[part].mean():.2f}", f"{margins[part].mean():.2f}"]
+        [name, str(int(part.sum())), number(silhouettes[part].mean()), number(margins[part].mean())]
         for name, part in parts
     ]
 
@@ -119,12 +124,12 @@ def _preferred(masks: AlignedMasks) -> NDArray[np.bool_]:
     return preferred
 
 
-def _placed(coordinates: NDArray[np.float64]) -> list[tuple[float, float]]:
+def _placed(coordinates: NDArray[np.float64], size: tuple[int, int]) -> list[tuple[float, float]]:
     """Points of the plane in pixels, with one scale for both directions."""
     low, high = coordinates.min(axis=0), coordinates.max(axis=0)
-    room = np.array(_PLANE) - 2.0 * _INSET
+    room = np.array(size) - 2.0 * _INSET
     scale = (room / np.maximum(high - low, np.finfo(np.float64).tiny)).min()
-    centred = (coordinates - (low + high) / 2.0) * scale * [1.0, -1.0] + np.array(_PLANE) / 2.0
+    centred = (coordinates - (low + high) / 2.0) * scale * [1.0, -1.0] + np.array(size) / 2.0
     return [(float(x), float(y)) for x, y in centred]
 
 
@@ -144,9 +149,10 @@ def _square(place: tuple[float, float], mark: _Mark, words: str) -> Html:
     square = element(
         "rect", x=corner, y=corner, width=side, height=side, rx="2", fill=mark.fill, transform="rotate(45)"
     )
-    number = text(0, 3, str(mark.number), "light" if mark.light else None)
+    kinds = [kind for kind, used in (("light", mark.light), ("long", mark.number > 99)) if used]
+    shown = text(0, 3, str(mark.number), " ".join(kinds) or None)
     return element(
-        "g", tip(words), square, number, class_="prompt", transform=f"translate({place[0]:.1f} {place[1]:.1f})"
+        "g", tip(words), square, shown, class_="prompt", transform=f"translate({place[0]:.1f} {place[1]:.1f})"
     )
 
 
@@ -157,23 +163,24 @@ def _idle(place: tuple[float, float], mark: _Mark, words: str) -> Html:
     return element("rect", tip(words), class_="idle", fill=mark.fill, **where, **size)
 
 
-def _legend(marks: list[_Mark], rows: list[list[str]]) -> tuple[Html, float]:
-    """Number, colour and figures of every class, and the width in pixels that they need."""
+def _legend(marks: list[_Mark], rows: list[list[str]]) -> tuple[Html, tuple[float, float]]:
+    """Number, colour and figures of every class, and the width and height in pixels that they need."""
     widths = [max(map(text_width, column)) for column in zip(HEADS, *rows, strict=True)]
     widths[0] += 2 * _GAP
     edges = [sum(widths[: column + 1]) + column * _GAP for column in range(len(widths))]  # right ends
     pitch = edges[-1] + 2 * _GAP
-    columns = -(-len(rows) // _MAX_ROWS)
+    length = max(_FULL_COLUMN, -(-len(rows) // _MAX_COLUMNS))
+    columns = -(-len(rows) // length)
     parts = []
     for block in range(columns):
         left = block * pitch
         parts.append(text(left + 2 * _GAP, 10, HEADS[0], "muted"))
         parts += [text(left + edge, 10, head, "muted end") for head, edge in zip(HEADS[1:], edges[1:], strict=True)]
-        first = block * _MAX_ROWS
-        listed = zip(marks[first : first + _MAX_ROWS], rows[first : first + _MAX_ROWS], strict=True)
+        first = block * length
+        listed = zip(marks[first : first + length], rows[first : first + length], strict=True)
         for line, (mark, row) in enumerate(listed, start=1):
             base = 12 + line * _ROW
             parts.append(_square((left + 10, base - 4), mark, row[0]))
             parts.append(text(left + 2 * _GAP, base, row[0]))
             parts += [text(left + edge, base, cell, "end") for cell, edge in zip(row[1:], edges[1:], strict=True)]
-    return element("g", *parts), columns * pitch - 2 * _GAP
+    return element("g", *parts), (columns * pitch - 2 * _GAP, (min(length, len(rows)) + 1.0) * _ROW)

@@ -15,7 +15,7 @@ from PIL import Image
 from mtaclip.alignment.explain import Alignment, Segment
 from mtaclip.visualization.page import Html, element
 from mtaclip.visualization.palette import Palette
-from mtaclip.visualization.svg import drawing, text, text_width, tip
+from mtaclip.visualization.svg import drawing, number, text, text_width, tip
 
 HEADS = ("", "class", "closest text", "prompt", "cosine", "score", "query")
 NAMES = 3  # columns of HEADS that hold names, at the left
@@ -73,21 +73,21 @@ def segment_rows(alignment: Alignment, palette: Palette) -> list[list[str]]:
     """
     return [
         [
-            str(number),
+            str(rank),
             palette.names[segment.label],
             alignment.texts[segment.text],
             str(segment.context + 1),
-            f"{segment.similarity:.2f}",
+            number(segment.similarity),
             f"{segment.score:.2f}",
             str(segment.query),
         ]
-        for number, segment in enumerate(alignment.segments(), start=1)
+        for rank, segment in enumerate(alignment.segments(), start=1)
     ]
 
 
 def _tip(row: Sequence[str]) -> str:
-    number, name, words, prompt, cosine, score, query = row
-    return f"{number}: {name}, score {score} (query {query})\nclosest to prompt {prompt} of '{words}', cosine {cosine}"
+    rank, name, words, prompt, cosine, score, query = row
+    return f"{rank}: {name}, score {score} (query {query})\nclosest to prompt {prompt} of '{words}', cosine {cosine}"
 
 
 def _enlarged(numbers: NDArray[np.intp]) -> NDArray[np.int32]:

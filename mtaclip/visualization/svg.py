@@ -51,6 +51,11 @@ def tip(words: str) -> Html:
     return element("title", words)
 
 
+def number(value: float) -> str:
+    """Two decimals with a true minus sign, which zero never has."""
+    return f"{round(value, 2) + 0.0:.2f}".replace("-", "\u2212")
+
+
 @cache
 def _font() -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(findfont(FontProperties(family="DejaVu Sans")), _SIZE)
@@ -83,6 +88,7 @@ _STYLE = """
 .drawing .prompt rect { stroke: var(--ink); stroke-width: 1.2; }
 .drawing .idle { stroke: var(--ink); stroke-opacity: 0.5; stroke-width: 0.7; }
 .drawing .prompt text { font-size: 9px; font-weight: 600; text-anchor: middle; fill: #000000; }
+.drawing .prompt text.long { font-size: 7px; }
 .drawing .prompt text.light { fill: #ffffff; }
 .drawing .badge circle { fill: #1b1f24; stroke: #ffffff; }
 .drawing .badge text { fill: #ffffff; font-size: 11px; font-weight: 600; text-anchor: middle; }
