@@ -27,7 +27,8 @@ def segments_section(alignment: Alignment, palette: Palette) -> Html:
     listed = table(HEADS, segment_rows(alignment, palette), names=NAMES)
     return section(
         "Segments",
-        element("div", picture, listed, class_="beside"),
+        picture,
+        listed,
         note="A segment is what one mask query decides of one class; point at it to see its class, score and prompt. "
         "The score is the query's probability of the class. The closest text is that with the largest cosine, and the "
         "prompt the learned context before it.",

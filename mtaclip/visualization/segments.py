@@ -20,7 +20,7 @@ from mtaclip.visualization.svg import drawing, number, text, text_width, tip
 HEADS = ("", "class", "closest text", "prompt", "cosine", "score", "query")
 NAMES = 3  # columns of HEADS that hold names, at the left
 
-_PICTURE_EDGE = 640  # longer edge of the picture in pixels
+_PICTURE_EDGE = 720  # longer edge of the picture in pixels
 _QUALITY = 90  # of its JPEG
 _RADIUS = 9  # of a badge
 _TRIES = 12  # places tried for a badge

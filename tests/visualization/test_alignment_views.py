@@ -71,10 +71,10 @@ def test_segments_are_numbered_inside_and_listed_beside_the_picture(alignment):
     shapes = root.findall(f".//{SVG}path")
     assert [shape.get("fill") for shape in shapes] == ["rgb(128,64,128)", "rgb(70,130,180)"]
     columns = [[int(x) for x in re.findall(r"[ML](\d+) ", shape.get("d"))] for shape in shapes]
-    assert [(min(x), max(x)) for x in columns] == [(0, 319), (320, 639)]  # the picture is 640 pixels wide
+    assert [(min(x), max(x)) for x in columns] == [(0, 359), (360, 719)]  # the picture is 720 pixels wide
     badges = root.findall(f"./{SVG}g[1]/{SVG}g[@class='badge']/{SVG}circle")
     centres = sorted(float(badge.get("cx")) for badge in badges)
-    assert len(centres) == 2 and centres[0] < 320 < centres[1]
+    assert len(centres) == 2 and centres[0] < 360 < centres[1]
     assert words(root).count("<sky>") == 2
     assert "<sky>" not in words(parse(draw_segments(alignment, PALETTE, table=False)))
 
