@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
 
-from mtaclip.alignment import explain, explain_with_truth
+from mtaclip.alignment import Alignment, explain, explain_with_truth
 from mtaclip.inference import Predictor
 
 
@@ -32,6 +33,13 @@ def test_context_maps_are_the_strongest_mask_times_similarity(alignment):
     # context 0: query 0 has 1 * 0.1 at the left; query 2 is opposed, -0.5, which counts as 0
     # context 1: 1 * 0.8 at the left (query 2: 0.5 * 0.2); at the right query 1 with 1 * 0.4
     assert maps.tolist() == pytest.approx(np.float32([[[0.1, 0.0]], [[0.8, 0.4]]]))
+
+
+def test_where_every_query_is_opposed_nothing_fires(alignment):
+    opposed = {"similarity": -alignment.similarity, "masks": np.ones((3, 1, 2), np.float32)}
+    # context 0: -0.1, 0 and 0.5; context 1: -0.8, -0.4 and -0.2
+    maps = Alignment(**{**vars(alignment), **opposed}).context_maps(0)
+    assert maps.tolist() == pytest.approx(np.float32([[[0.5, 0.5]], [[0.0, 0.0]]]))
 
 
 def test_an_image_is_explained_as_it_is_predicted(make_checkpoint):
@@ -75,6 +83,23 @@ def test_queries_are_matched_with_the_true_classes(make_checkpoint):
 def test_what_amp_predicts_is_what_is_explained(make_checkpoint):
     predictor = Predictor.from_checkpoint(make_checkpoint(), device="cpu", opts=["SOLVER.AMP.ENABLED", "True"])
     assert np.array_equal(explain(predictor, noise()).labels, predictor(noise()).labels)
+
+
+def test_the_matching_is_the_cheapest_assignment(make_checkpoint):
+    predictor = Predictor.from_checkpoint(make_checkpoint(), device="cpu")
+    truth = np.full((16, 24), 255, np.uint8)  # at the size of the masks, so that no point lies between two classes
+    truth[:9, :5], truth[3:, 14:], truth[12:, 2:14] = 4, 8, 11
+    found, matched = explain_with_truth(predictor, noise(), truth.repeat(4, axis=0).repeat(4, axis=1))
+    masks = found.masks.reshape(8, -1).astype(np.float64)
+    costs = np.empty((8, 3))
+    for column, label in enumerate((4, 8, 11)):
+        inside = (truth == label).ravel()
+        cross_entropy = -np.log(np.where(inside, masks, 1 - masks)).mean(axis=1)
+        dice = 1 - (2 * masks[:, inside].sum(axis=1) + 1) / (masks.sum(axis=1) + inside.sum() + 1)
+        costs[:, column] = -2 * found.probabilities[:, label] + 5 * cross_entropy + 5 * dice
+    queries, columns = linear_sum_assignment(costs)
+    assert matched[queries].tolist() == np.array([4, 8, 11])[columns].tolist()
+    assert (matched < 19).sum() == 3
 
 
 @pytest.mark.parametrize(

@@ -151,3 +151,31 @@ def test_the_page_holds_the_views_and_every_segment(alignment):
     assert "3 mask queries" in text and "2 prompts of 3 class texts" in text
     assert "<td>street 0.90</td><td>stre- 0.25</td>" in text
     assert re.findall(r'(?:src|href)="(?!data:)', text) == [] and "<script" not in text
+
+
+def test_of_many_queries_those_are_shown_whose_closest_text_has_a_column(alignment):
+    count = 30  # queries, each deciding one row of pixels less than the one before, with a class of its own
+    similarity = np.eye(count, count + 1, dtype=np.float32)[None]
+    owners = np.repeat(np.arange(count), np.arange(count, 0, -1))[:, None].repeat(2, axis=1)
+    many = {
+        "texts": tuple(f"text {k}" for k in range(count + 1)),
+        "similarity": similarity,
+        "labels": owners.astype(np.uint8),
+        "owners": owners.astype(np.int16),
+    }
+    root = parse(draw_heat_map(Alignment(**{**vars(alignment), **many})))
+    assert len([rect for rect in root.iter(f"{SVG}rect") if rect.get("class") == "best"]) == 24
+    assert words(root)[0] == "text 0 (query 0)" and words(root).count("1.00") == 24
+    assert words(root)[-1].endswith("6 queries with fewer pixels are left out.")
+
+
+def test_many_classes_have_a_large_plane_and_a_legend_in_columns():
+    count = 60
+    palette = Palette(tuple(f"class {k}" for k in range(count)), np.zeros((count, 3), np.uint8))
+    embeddings = np.eye(count, dtype=np.float32)
+    masks = AlignedMasks(embeddings, np.arange(count), ("a.png",) * count, embeddings[None], 1)
+    root = parse(draw_projection(masks, palette))
+    assert root.find(f"./{SVG}g/{SVG}rect").get("width") == "1000"
+    lefts = {float(node.get("x")) for node in root.iter(f"{SVG}text") if (node.text or "").startswith("class ")}
+    assert len(lefts) == 3
+    assert float(root.get("height")) >= 1000
