@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mtaclip.alignment.explain import explain_with_truth
+from mtaclip.alignment.explain import explain_with_truth, explainable
 from mtaclip.alignment.separation import margin, silhouette
 from mtaclip.data.labels import read_image, read_label_map
 from mtaclip.inference.predictor import Predictor
@@ -56,14 +56,15 @@ def collect(predictor: Predictor, records: Sequence[dict[str, Any]]) -> AlignedM
         records: of the images, as `mtaclip.data.datasets.get_records` gives them.
 
     Raises:
-        ValueError: an image has no labels, or there is no image with a class; see also
+        ValueError: an image has no labels or labels of another size, or there is no image with a class; see also
             `mtaclip.alignment.explain`.
         FileNotFoundError: a file does not exist.
     """
+    num_classes = len(explainable(predictor).texts.class_texts) - 1
     embeddings, classes, images, total = [], [], [], 0.0
     for number, record in enumerate(records, start=1):
-        alignment, matched = explain_with_truth(predictor, read_image(record["file_name"]), _labels(record))
-        found = matched < len(alignment.texts) - 1
+        alignment, matched = explain_with_truth(predictor, *_read(record, num_classes))
+        found = matched < num_classes
         embeddings.append(alignment.mask_embeddings[found])
         classes.append(matched[found])
         images += [Path(record["file_name"]).name] * int(found.sum())
@@ -76,8 +77,12 @@ def collect(predictor: Predictor, records: Sequence[dict[str, Any]]) -> AlignedM
     return AlignedMasks(np.concatenate(embeddings), np.concatenate(classes), tuple(images), texts, len(records))
 
 
-def _labels(record: dict[str, Any]) -> NDArray[np.uint8]:
-    file = record.get("sem_seg_file_name")
+def _read(record: dict[str, Any], num_classes: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Image and true train ids of a record."""
+    name, file = record["file_name"], record.get("sem_seg_file_name")
     if file is None:
-        raise ValueError(f"image {record['file_name']} has no labels to match masks with: take a split that has some.")
-    return read_label_map(file, record.get("label_format", "train_ids"))
+        raise ValueError(f"image {name} has no labels to match masks with: take a split that has some.")
+    image, labels = read_image(name), read_label_map(file, record.get("label_format", "train_ids"), num_classes)
+    if image.shape[:2] != labels.shape:
+        raise ValueError(f"image {name} is {image.shape[:2]} but its label map {file} {labels.shape} (height, width).")
+    return image, labels

@@ -122,7 +122,7 @@ def explainable(model: Predictor | nn.Module) -> MTACLIP:
     """The network of a predictor, or a network itself, if it can be explained.
 
     Raises:
-        ValueError: the model has no text side, or sees images through windows or in several versions.
+        ValueError: the model has no text side, sees images through windows or in several versions, or is in training.
     """
     network = model.model if isinstance(model, Predictor) else model
     if not isinstance(network, MTACLIP):
@@ -134,6 +134,8 @@ def explainable(model: Predictor | nn.Module) -> MTACLIP:
         )
     if network.inference.window is not None:
         raise ValueError("the alignment is that of whole images: set TEST.SLIDING_WINDOW.ENABLED False.")
+    if network.training:
+        raise ValueError("the alignment is that of a model in eval mode: call its eval() first.")
     return network
 
 
@@ -145,8 +147,7 @@ def explain(model: Predictor | MTACLIP, image: ImageLike) -> Alignment:
         image: for a predictor, see there; for a model a (3, H, W) uint8 RGB tensor.
 
     Raises:
-        ValueError: the model has no text side, or sees images through windows or in several versions; see also
-            `Predictor`.
+        ValueError: the model is not `explainable`, or what it says is not finite; see also `Predictor`.
         OSError: the file cannot be read.
     """
     return _observe(model, image)[0]
@@ -194,6 +195,8 @@ def _observe(model: Predictor | MTACLIP, image: ImageLike) -> tuple[Alignment, P
 def _alignment(model: MTACLIP, pixels: Tensor, predictions: Predictions, logits: Tensor) -> Alignment:
     similarity = predictions.similarity[-1]
     probabilities = model.classification(predictions.class_logits[-1], similarity)[0]
+    if not all(values.isfinite().all() for values in (similarity, probabilities, logits)):
+        raise ValueError("what the model says holds nan or infinite values; check its weights.")
     height, width = pixels.shape[-2:]
     labels, owners = _decide(Window(range(height), range(width), probabilities, logits))
     return Alignment(

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from PIL import Image
 
 from mtaclip.alignment import AlignedMasks, collect
 from mtaclip.data.datasets import get_records
@@ -25,6 +26,14 @@ def test_an_image_without_labels_is_named(make_checkpoint, miniature):
     records = [{"file_name": get_records(["cityscapes_sem_seg_val"])[0]["file_name"]}]
     with pytest.raises(ValueError, match=r"_leftImg8bit\.png has no labels"):
         collect(Predictor.from_checkpoint(make_checkpoint(), device="cpu"), records)
+
+
+def test_labels_of_another_size_are_named(make_checkpoint, tmp_path):
+    Image.new("RGB", (96, 64)).save(tmp_path / "photo.png")
+    Image.new("L", (48, 32)).save(tmp_path / "labels.png")
+    record = {"file_name": str(tmp_path / "photo.png"), "sem_seg_file_name": str(tmp_path / "labels.png")}
+    with pytest.raises(ValueError, match=r"photo\.png is \(64, 96\) but its label map .*labels\.png \(32, 48\)"):
+        collect(Predictor.from_checkpoint(make_checkpoint(), device="cpu"), [record])
 
 
 def test_the_no_object_text_counts_in_margins():

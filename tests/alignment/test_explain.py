@@ -119,3 +119,17 @@ def test_a_model_without_texts_is_refused(make_checkpoint):
     predictor = Predictor.from_checkpoint(make_checkpoint("mask2former_tiny"), device="cpu")
     with pytest.raises(ValueError, match=r"no text side \(MODEL\.MTACLIP\.TEXT\.ENABLED"):
         explain(predictor, noise())
+
+
+def test_a_model_in_training_is_refused(make_checkpoint):
+    model = Predictor.from_checkpoint(make_checkpoint(), device="cpu").model.train()
+    with pytest.raises(ValueError, match=r"call its eval\(\) first"):
+        explain(model, torch.zeros(3, 64, 96, dtype=torch.uint8))
+
+
+def test_values_that_are_not_finite_are_refused(make_checkpoint):
+    predictor = Predictor.from_checkpoint(make_checkpoint(), device="cpu")
+    with torch.no_grad():
+        predictor.model.decoder.alignment.mask_out.weight[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="nan or infinite"):
+        explain(predictor, noise())
