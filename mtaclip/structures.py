@@ -1,8 +1,8 @@
 """What the model says, in the form that losses and inference read.
 
 Letters: R recorded predictions (one after each decoder layer, and before them, where asked for, one of the initial
-queries), B images, Q mask queries, K texts (C classes and the no-object text), n contexts, d decoder width, H, W input
-size in pixels.
+queries), B images, Q mask queries, K texts (C classes and the no-object text), n contexts, d decoder width, D width of
+CLIP's embedding space, H, W input size in pixels.
 """
 
 from dataclasses import dataclass
@@ -24,12 +24,16 @@ class Predictions:
         mask_features: (B, d, H/4, W/4).
         similarity: (R, n, B, Q, K) cosines between mask queries and prompted texts; None without a text side or
             where nobody asked.
+        aligned_masks: (R, B, Q, D) mask queries in CLIP's space, of length 1; None where there is no similarity.
+        aligned_texts: (R, B, n, K, D) prompted texts as the image refined them, likewise.
     """
 
     class_logits: Tensor
     mask_embeddings: Tensor
     mask_features: Tensor
     similarity: Tensor | None = None
+    aligned_masks: Tensor | None = None
+    aligned_texts: Tensor | None = None
 
     def mask_logits(self, index: int = -1) -> Tensor:
         """Mask logits of one recorded prediction, (B, Q, H/4, W/4)."""

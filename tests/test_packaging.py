@@ -397,6 +397,7 @@ def test_documented_commands_are_found(tmp_path):
 SCRIPTS = {
     "train_net.py": "projects.MTACLIP.train_net",
     "demo.py": "projects.MTACLIP.demo",
+    "projects/MTACLIP/alignment.py": "projects.MTACLIP.alignment",
     "projects/MTACLIP/tools/replay_batch.py": "projects.MTACLIP.tools.replay_batch",
 }
 

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mtaclip.evaluation.page import Html, element, image
 from mtaclip.evaluation.scores import class_iou, mean_iou
 from mtaclip.visualization import Palette
+from mtaclip.visualization.page import Html, element, image
 
 _MANY = 40  # more classes than these are drawn without names
 _CELL = 26  # width of a cell in pixels

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mtaclip.evaluation.page import Html, element, page, section, table
 from mtaclip.evaluation.report import markdown_table, markdown_text, mean_scores
+from mtaclip.visualization.page import Html, element, page, section, table
 
 _FILES = "scores_*.json"
 

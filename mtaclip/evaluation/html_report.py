@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from mtaclip.evaluation.charts import class_bars, confusion_picture, frequent_confusions
 from mtaclip.evaluation.gallery import Example, draw_example
-from mtaclip.evaluation.page import Html, element, image, page, section, table
 from mtaclip.evaluation.report import category_rows, class_rows, mean_cells
 from mtaclip.visualization import Palette
+from mtaclip.visualization.page import Html, element, image, page, section, table
 
 
 def html_report(

@@ -15,7 +15,7 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.data import transforms as T
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtaclip.checkpoint.loading import load_state, read_checkpoint
 from mtaclip.config import add_mtaclip_config
@@ -119,18 +119,34 @@ class Predictor:
             ValueError: the image has another shape, data type or more than 8 bits per channel, or the model's scores
                 are not finite.
         """
-        pixels = _to_array(image)
-        height, width = pixels.shape[:2]
-        resized = T.AugInput(pixels)
-        self._augmentations(resized)
-        channels_first = torch.from_numpy(np.ascontiguousarray(resized.image.transpose(2, 0, 1)))
-        item = {"image": channels_first, "height": height, "width": width, "scores": scores}
-        with self._autocast():
+        item = self.prepare(image) | {"scores": scores}
+        with self.autocast():
             (result,) = self._model([item])
         labels = result["labels"].cpu().numpy()
         if (labels == INVALID).any():
             raise ValueError("the model's scores hold nan or infinite values; check the checkpoint of MODEL.WEIGHTS.")
         return Prediction(labels, result.get("sem_seg"))
+
+    @property
+    def model(self) -> nn.Module:
+        """The model in eval mode, as it is evaluated."""
+        return self._model
+
+    def autocast(self) -> torch.autocast:
+        """The context in which the model is evaluated."""
+        return self._autocast()
+
+    def prepare(self, image: ImageLike) -> dict[str, Any]:
+        """One image as the model takes it: "image" uint8 (3, h, w) RGB, "height" and "width" of what was given.
+
+        Args:
+            image: see `__call__`, which also says what is raised.
+        """
+        pixels = _to_array(image)
+        resized = T.AugInput(pixels)
+        self._augmentations(resized)
+        channels_first = torch.from_numpy(np.ascontiguousarray(resized.image.transpose(2, 0, 1)))
+        return {"image": channels_first, "height": pixels.shape[0], "width": pixels.shape[1]}
 
 
 def _check_device(name: str) -> None:

@@ -51,14 +51,27 @@ class Window:
         Returns:
             (C, rows, columns) float32.
         """
-        size = (len(self.rows), len(self.columns))
-        rows, columns = _inside(rows, self.rows), _inside(columns, self.columns)
-        probabilities, source = self.probabilities, crop_source(self.masks, size, rows, columns)
+        probabilities, source = self.probabilities, self._source(rows, columns)
         if eps > 0:
             kept = _relevant(probabilities, source, eps)
             probabilities, source = probabilities[kept], source[kept]
-        masks = resize_part(source, self.masks.shape[-2:], size, rows, columns).sigmoid_()
+        masks = self._resized(source, rows, columns)
         return (probabilities.mT @ masks.flatten(1)).unflatten(1, (len(rows), len(columns)))
+
+    def mask_probabilities(self, rows: range, columns: range) -> Tensor:
+        """Mask probabilities of all queries, (Q, rows, columns) float32; arguments are those of `scores`."""
+        return self._resized(self._source(rows, columns), rows, columns)
+
+    def _source(self, rows: range, columns: range) -> Tensor:
+        """The mask logits that a part of the window is made of, (Q, ...) float32."""
+        size = (len(self.rows), len(self.columns))
+        return crop_source(self.masks, size, _inside(rows, self.rows), _inside(columns, self.columns))
+
+    def _resized(self, source: Tensor, rows: range, columns: range) -> Tensor:
+        """Mask probabilities of a part of the window from its `_source`, (..., rows, columns)."""
+        size = (len(self.rows), len(self.columns))
+        rows, columns = _inside(rows, self.rows), _inside(columns, self.columns)
+        return resize_part(source, self.masks.shape[-2:], size, rows, columns).sigmoid_()
 
 
 def _inside(span: range, window: range) -> range:

@@ -76,8 +76,8 @@ class TextAlignment(nn.Module):
         """Initial tokens: mask queries (Q, d) and text embeddings (n, K, D) -> (T, d), normalised together."""
         return self.token_norm(torch.cat([mask_queries, self.text_in(text).flatten(0, 1)]))
 
-    def forward(self, mask_tokens: Tensor, text_tokens: Tensor, text: Tensor) -> Tensor:
-        """Cosine similarity of every mask query with every prompted text.
+    def forward(self, mask_tokens: Tensor, text_tokens: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        """Mask queries and prompted texts in CLIP's space.
 
         The text embeddings are refined by what the text tokens saw: text + gamma * LN(Linear(tokens)).
 
@@ -87,14 +87,25 @@ class TextAlignment(nn.Module):
             text: (n, K, D) embeddings of the text tower.
 
         Returns:
-            (R, n, B, Q, K) in -1..1, float32. There is no temperature here.
+            (R, B, Q, D) and (R, B, n, K, D), both of length 1 along D, float32.
         """
         refined = self.gamma * self.text_out_norm(self.text_out(text_tokens))
         texts = text.float() + refined.float().unflatten(2, text.shape[:2])
-        texts = F.normalize(texts, dim=-1)
-        masks = F.normalize(self.mask_out(mask_tokens).float(), dim=-1)
-        with torch.autocast(masks.device.type, enabled=False):
-            return torch.einsum("rbqe,rbnke->rnbqk", masks, texts)
+        return F.normalize(self.mask_out(mask_tokens).float(), dim=-1), F.normalize(texts, dim=-1)
+
+
+def cosines(masks: Tensor, texts: Tensor) -> Tensor:
+    """Cosine similarity of every mask query with every prompted text; there is no temperature here.
+
+    Args:
+        masks: (R, B, Q, D) of length 1.
+        texts: (R, B, n, K, D) of length 1.
+
+    Returns:
+        (R, n, B, Q, K) in -1..1, float32.
+    """
+    with torch.autocast(masks.device.type, enabled=False):
+        return torch.einsum("rbqe,rbnke->rnbqk", masks, texts)
 
 
 class MaskTextDecoder(nn.Module):
@@ -142,13 +153,21 @@ class MaskTextDecoder(nn.Module):
         self.alignment = TextAlignment(dim, text_dim) if num_contexts else None
         xavier_normal_matrices(self.layers)
 
-    def forward(self, memories: Sequence[Tensor], mask_features: Tensor, text: Tensor | None = None) -> Predictions:
+    def forward(
+        self,
+        memories: Sequence[Tensor],
+        mask_features: Tensor,
+        text: Tensor | None = None,
+        *,
+        compare: bool = False,
+    ) -> Predictions:
         """Decode.
 
         Args:
             memories: the image at strides 32, 16 and 8, each (B, d, h, w).
             mask_features: (B, d, H/4, W/4).
             text: (n, K, D) prompted text embeddings; None without a text side.
+            compare: give similarities in eval mode too, whatever `compare_in_eval` says.
 
         Returns:
             In training every layer's prediction with similarities; in eval mode the last layer's, without unless asked.
@@ -165,7 +184,7 @@ class MaskTextDecoder(nn.Module):
             allowed = self._attention_mask(recorded[-1], shrunk[level])
             tokens = layer(tokens, self.query_position, keys[level], values[level], allowed)
             recorded.append(self.output_norm(tokens))
-        return self._predict(self._select(recorded), mask_features, text)
+        return self._predict(self._select(recorded), mask_features, text, compare or self.compare_in_eval)
 
     def _select(self, recorded: list[Tensor]) -> Tensor:
         """The recorded steps that anybody reads, (R, B, T, d)."""
@@ -190,15 +209,13 @@ class MaskTextDecoder(nn.Module):
         inside = self.mask_head(normed) @ features.flatten(2) >= 0
         return inside | ~inside.any(dim=-1, keepdim=True)
 
-    def _predict(self, normed: Tensor, mask_features: Tensor, text: Tensor | None) -> Predictions:
+    def _predict(self, normed: Tensor, mask_features: Tensor, text: Tensor | None, compare: bool) -> Predictions:
         masks, texts = normed[:, :, : self.num_queries], normed[:, :, self.num_queries :]
-        aligned = self.alignment is not None and (self.training or self.compare_in_eval)
-        return Predictions(
-            class_logits=self.class_head(masks),
-            mask_embeddings=self.mask_head(masks),
-            mask_features=mask_features,
-            similarity=self.alignment(masks, texts, text) if aligned else None,
-        )
+        predictions = Predictions(self.class_head(masks), self.mask_head(masks), mask_features)
+        if self.alignment is not None and (self.training or compare):
+            predictions.aligned_masks, predictions.aligned_texts = self.alignment(masks, texts, text)
+            predictions.similarity = cosines(predictions.aligned_masks, predictions.aligned_texts)
+        return predictions
 
 
 @torch.no_grad()

@@ -147,20 +147,26 @@ class MTACLIP(nn.Module):
         """
         if not self.training:
             return self._segment(batched_inputs)
-        images = torch.stack([self._pad(self._normalise(x["image"]), 0.0) for x in batched_inputs])
+        images = torch.stack([self._pad(self.normalise(x["image"]), 0.0) for x in batched_inputs])
         labels = torch.stack([self._pad(x["sem_seg"], self.ignore_label) for x in batched_inputs])
         targets = SemanticTargets.from_labels(labels, self.criterion.num_classes, self.device)
         return self.criterion(self.predict(images), targets, divisors)
 
-    def predict(self, images: Tensor) -> Predictions:
-        """From normalised images (B, 3, H, W) to the decoder's `Predictions`."""
+    def predict(self, images: Tensor, *, compare: bool = False) -> Predictions:
+        """From normalised images (B, 3, H, W) to the decoder's `Predictions`.
+
+        Args:
+            images: see `normalise`.
+            compare: give similarities in eval mode too, where the model has a text side.
+        """
         features = self.backbone(images)
         mask_features, memories = self.pixel_decoder({name: features[name] for name in self.in_features})
-        return self.decoder(memories, mask_features, None if self.texts is None else self.texts())
+        text = None if self.texts is None else self.texts()
+        return self.decoder(memories, mask_features, text, compare=compare)
 
     def classify_masks(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """From images (B, 3, H, W) in 0..255 to (B, Q, C) class probabilities and (B, Q, H/4, W/4) mask logits."""
-        predictions = self.predict(self._normalise(images))
+        predictions = self.predict(self.normalise(images))
         similarity = None if predictions.similarity is None else predictions.similarity[-1]
         return self.classification(predictions.class_logits[-1], similarity), predictions.mask_logits()
 
@@ -173,7 +179,7 @@ class MTACLIP(nn.Module):
         wanted = [item.get("scores", False) for item in batched_inputs]
         return self.inference(self.classify_masks, images, sizes, wanted)
 
-    def _normalise(self, image: Tensor) -> Tensor:
+    def normalise(self, image: Tensor) -> Tensor:
         """uint8 or float (..., 3, h, w) in 0..255 -> float32, zero mean, unit deviation, on the model's device."""
         return (image.to(self.device, non_blocking=True).float() - self.pixel_mean) / self.pixel_std
 

@@ -174,6 +174,7 @@ class PromptedTexts(nn.Module):
         tokens = tokenize(texts, self.token_length)
         longest = int(tokens.argmax(dim=1).max()) + 1  # what follows every end token changes nothing
         self.register_buffer("tokens", tokens[:, :longest].to(self.contexts.device), persistent=False)
+        self.class_texts = tuple(texts)
         self._cached: Tensor | None = None
 
     def train(self, mode: bool = True) -> "PromptedTexts":

@@ -14,7 +14,7 @@ from PIL import Image
 from mtaclip.engine import Trainer, setup_cfg
 from mtaclip.evaluation import SemanticEvaluator
 from mtaclip.evaluation.charts import confusion_picture, frequent_confusions
-from mtaclip.evaluation.page import element
+from mtaclip.visualization.page import element
 
 DATASET = "evaluation_test_report"
 ODD = '<b>&"|'

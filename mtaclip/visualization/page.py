@@ -120,6 +120,10 @@ section > :nth-child(2):not(.note), section > .note + * { margin-top: 16px; }
   overflow: auto; max-height: 800px; width: fit-content; max-width: 100%;
   border: 1px solid var(--line); border-radius: 8px;
 }
+.wide { overflow-x: auto; max-width: 100%; }
+.wide > * { display: block; }
+.wide > .drawing { margin-left: -16px; }
+.wide img { max-width: 100%; border-radius: 8px; }
 table { border-collapse: separate; border-spacing: 0; font-variant-numeric: tabular-nums; }
 th, td { padding: 4px 14px; text-align: left; white-space: nowrap; border-bottom: 1px solid var(--line); }
 tr:last-child td { border-bottom: 0; }
