@@ -121,7 +121,6 @@ class MaskTextDecoder(nn.Module):
         num_contexts: number n of contexts; 0 leaves the text side out (Mask2Former's decoder).
         text_dim: CLIP embedding width D; unused without contexts.
         predict_initial: record a prediction of the initial tokens as well.
-        compare_in_eval: compute similarities in eval mode too.
     """
 
     def __init__(
@@ -136,13 +135,11 @@ class MaskTextDecoder(nn.Module):
         num_contexts: int = 0,
         text_dim: int = 0,
         predict_initial: bool = False,
-        compare_in_eval: bool = False,
     ) -> None:
         super().__init__()
         num_texts = num_contexts * (num_classes + 1)
         self.num_queries = num_queries
         self.predict_initial = predict_initial
-        self.compare_in_eval = compare_in_eval
         self.query_content = nn.Parameter(torch.randn(num_queries, dim))
         self.query_position = nn.Parameter(torch.randn(num_queries + num_texts, dim))
         self.level_embedding = nn.Parameter(torch.randn(NUM_LEVELS, dim))
@@ -167,7 +164,7 @@ class MaskTextDecoder(nn.Module):
             memories: the image at strides 32, 16 and 8, each (B, d, h, w).
             mask_features: (B, d, H/4, W/4).
             text: (n, K, D) prompted text embeddings; None without a text side.
-            compare: give similarities in eval mode too, whatever `compare_in_eval` says.
+            compare: give similarities in eval mode too.
 
         Returns:
             In training every layer's prediction with similarities; in eval mode the last layer's, without unless asked.
@@ -184,7 +181,7 @@ class MaskTextDecoder(nn.Module):
             allowed = self._attention_mask(recorded[-1], shrunk[level])
             tokens = layer(tokens, self.query_position, keys[level], values[level], allowed)
             recorded.append(self.output_norm(tokens))
-        return self._predict(self._select(recorded), mask_features, text, compare or self.compare_in_eval)
+        return self._predict(self._select(recorded), mask_features, text, compare)
 
     def _select(self, recorded: list[Tensor]) -> Tensor:
         """The recorded steps that anybody reads, (R, B, T, d)."""

@@ -84,7 +84,6 @@ class MTACLIP(nn.Module):
         if unknown:
             raise ValueError(f"MODEL.SEM_SEG_HEAD.IN_FEATURES: {unknown} are not maps of the backbone: {list(shapes)}.")
         texts = _build_texts(cfg) if own.TEXT.ENABLED else None
-        classification = _classification(cfg)
         return {
             "backbone": backbone,
             "in_features": head.IN_FEATURES,
@@ -107,7 +106,6 @@ class MTACLIP(nn.Module):
                 num_contexts=0 if texts is None else own.TEXT.NUM_CONTEXTS,
                 text_dim=0 if texts is None else texts.encoder.embed_dim,
                 predict_initial=own.LOSS.SUPERVISE_INITIAL,
-                compare_in_eval=classification.needs_text,
             ),
             "texts": texts,
             "criterion": build_criterion(cfg),
@@ -116,7 +114,7 @@ class MTACLIP(nn.Module):
             "ignore_label": head.IGNORE_VALUE,
             "train_size": tuple(cfg.INPUT.CROP.SIZE),
             "inference": _inference(cfg),
-            "classification": classification,
+            "classification": _classification(cfg),
         }
 
     @property
@@ -166,7 +164,7 @@ class MTACLIP(nn.Module):
 
     def classify_masks(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """From images (B, 3, H, W) in 0..255 to (B, Q, C) class probabilities and (B, Q, H/4, W/4) mask logits."""
-        predictions = self.predict(self.normalise(images))
+        predictions = self.predict(self.normalise(images), compare=self.classification.needs_text)
         similarity = None if predictions.similarity is None else predictions.similarity[-1]
         return self.classification(predictions.class_logits[-1], similarity), predictions.mask_logits()
 

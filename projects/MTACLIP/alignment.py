@@ -33,6 +33,7 @@ from PIL import Image
 
 from mtaclip.alignment import Alignment, collect, explain, explainable, nearest_words
 from mtaclip.data.datasets import get_records
+from mtaclip.demo.sources import find_files, is_video, output_stems
 from mtaclip.engine import setup_cfg
 from mtaclip.evaluation.report import markdown_table, write_file
 from mtaclip.inference.predictor import Predictor
@@ -63,7 +64,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True, metavar="FILE", help="YAML file of the model")
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--input", nargs="+", type=Path, default=[], metavar="IMAGE", help="image files")
+    source.add_argument("--input", nargs="+", default=[], metavar="IMAGE", help="images, folders or glob patterns")
     source.add_argument("--dataset", metavar="NAME", help="a registered dataset with labels")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images of the dataset")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="created if needed")
@@ -113,13 +114,13 @@ def run(args: argparse.Namespace) -> None:
     if "projection" in views:
         write_projection(predictor, records, palette, args.output)
     shown = [view for view in IMAGE_VIEWS if view in views]
-    for record in records if shown else []:
-        file = Path(record["file_name"])
+    files = [Path(record["file_name"]) for record in records] if shown else []
+    for file, stem in zip(files, output_stems(files), strict=True):
         alignment = explain(predictor, file)
         numbers = classes or largest_classes(alignment)
-        sections = write_views(shown, alignment, palette, numbers, args.output / file.stem)
+        sections = write_views(shown, alignment, palette, numbers, args.output / stem)
         sections += [] if words is None else [words_section(words)]
-        write_file(args.output / f"{file.stem}_alignment.html", alignment_page(file.name, alignment, sections))
+        write_file(args.output / f"{stem}_alignment.html", alignment_page(file.name, alignment, sections))
 
 
 def chosen_views(args: argparse.Namespace) -> set[str]:
@@ -142,26 +143,18 @@ def find_records(args: argparse.Namespace) -> list[dict[str, Any]]:
     """The images, as records of a dataset.
 
     Raises:
-        ValueError: the dataset is unknown or empty, the limit is not positive, or two images have the same name.
+        ValueError: the dataset is unknown or empty, the limit is not positive, or an input gives no image.
         FileNotFoundError: files of the dataset are missing.
     """
     if args.limit is not None and args.limit < 1:
         raise ValueError(f"--limit must be 1 or more, got {args.limit}.")
     if args.dataset is None:
-        records = [{"file_name": str(file)} for file in args.input]
-    else:
-        records = get_records([args.dataset])[: args.limit]
-        if not records:
-            raise ValueError(f"--dataset: '{args.dataset}' has no image.")
-    seen: dict[str, str] = {}
-    for record in records:
-        other = seen.setdefault(Path(record["file_name"]).stem.lower(), record["file_name"])
-        if other != record["file_name"]:
-            raise ValueError(
-                f"{other} and {record['file_name']} would be written under one name: give them in two runs with "
-                "different --output."
-            )
-    return records
+        files, unmatched = find_files(args.input, args.output)
+        wrong = [*unmatched, *(str(file) for file in files if is_video(file))]
+        if wrong:
+            raise ValueError(f"--input: {wrong[0]} is no image, no folder with images, and matches none.")
+        return [{"file_name": str(file)} for file in files]
+    return get_records([args.dataset])[: args.limit]
 
 
 def dataset_palette(cfg: CfgNode, dataset: str | None) -> Palette:

@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -46,6 +48,14 @@ def test_an_image_gets_all_its_views_and_a_page(command, street, tmp_path):
     assert Image.open(tmp_path / "out" / "street_contexts.png").width == 2 * 400 + 12 + 2 * 16
 
 
+def test_folders_are_read_and_images_of_one_name_keep_apart(command, street, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        shutil.copy(street, tmp_path / "photos" / name)
+    assert main(command("--input", tmp_path / "photos", "--view", "heatmap")) == 0
+    assert files(tmp_path) == {f"{name}_street_{end}" for name in "ab" for end in ("heatmap.svg", "alignment.html")}
+
+
 def test_one_view_of_one_class(command, street, tmp_path):
     assert main(command("--input", street, "--view", "contexts", "--classes", "car", "traffic light")) == 0
     assert files(tmp_path) == {"street_contexts.png", "street_alignment.html"}
@@ -72,7 +82,6 @@ def test_words_need_no_image(command, tmp_path):
         (["--view", "heatmap"], ["--view heatmap", "--input or --dataset"]),
         (["--input", "STREET", "--classes", "tree"], ["--classes: 'tree'", "vegetation"]),
         (["--input", "missing.png"], ["missing.png"]),
-        (["--input", "STREET", "other/street.png"], ["STREET", "other/street.png", "two runs"]),
         (["--dataset", "cityscapes_sem_seg_test"], ["no labels"]),
         (["--dataset", "ade20k_150_sem_seg_val"], ["150 classes", "19"]),
         (["--dataset", "city"], ["'city' is not registered"]),
