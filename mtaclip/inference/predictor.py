@@ -102,7 +102,8 @@ class Predictor:
         speed_up(model, cfg)
         self._model = build_inference(cfg, model).eval()
         self._augmentations = T.AugmentationList(inference_augmentations(cfg))
-        self._autocast = partial(autocast, cfg.clone())
+        self._cfg = cfg.clone()
+        self._autocast = partial(autocast, self._cfg)
 
     @torch.no_grad()
     def __call__(self, image: ImageLike, *, scores: bool = False) -> Prediction:
@@ -126,6 +127,11 @@ class Predictor:
         if (labels == INVALID).any():
             raise ValueError("the model's scores hold nan or infinite values; check the checkpoint of MODEL.WEIGHTS.")
         return Prediction(labels, result.get("sem_seg"))
+
+    @property
+    def cfg(self) -> CfgNode:
+        """The config that the model was built from, a copy."""
+        return self._cfg.clone()
 
     @property
     def model(self) -> nn.Module:

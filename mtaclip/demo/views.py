@@ -1,0 +1,255 @@
+"""One image in, the views of it out: what an interactive page shows.
+
+Shapes: `H, W` size of the image, with a longer edge of at most 2048 pixels.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from detectron2.data import MetadataCatalog
+from numpy.typing import NDArray
+from PIL import Image
+
+from mtaclip.alignment import Alignment, explain, explainable
+from mtaclip.data.labels import read_image
+from mtaclip.inference.confidence import confidence
+from mtaclip.inference.predictor import Predictor
+from mtaclip.visualization import Painter, Palette, Segmented
+from mtaclip.visualization.heat_map import draw_heat_map
+from mtaclip.visualization.legend import legend_entries
+from mtaclip.visualization.page import Html, element, image, table
+from mtaclip.visualization.segments import HEADS, NAMES, draw_segments, segment_rows
+
+PIXEL_VIEWS = ("overlay", "confidence")
+TEXT_VIEWS = ("segments", "heat map")  # only of a model with a text side
+LONGEST_EDGE = 2048
+
+_FADED = 168  # grey of the segments that are not highlighted
+
+
+@dataclass(frozen=True)
+class View:
+    """A picture of an image.
+
+    Attributes:
+        markup: for a page.
+        data: of a file that needs no page.
+        suffix: of that file, ".png" or ".svg".
+    """
+
+    markup: Html
+    data: bytes
+    suffix: str
+
+
+class Viewer:
+    """A model that images are shown to.
+
+    Attributes:
+        palette: names and colours of the model's classes.
+        views: what can be drawn, of `PIXEL_VIEWS` and `TEXT_VIEWS`.
+        limitation: why some of them are missing; None where none is.
+    """
+
+    def __init__(self, predictor: Predictor) -> None:
+        """Find out what the model can show.
+
+        Raises:
+            ValueError: its config names no test dataset, or one whose metadata do not fit the model.
+        """
+        self.palette = _palette(predictor)
+        self.limitation: str | None = None
+        self._predictor = predictor
+        try:
+            explainable(predictor)
+        except ValueError as error:
+            self.limitation = str(error)
+        self.views = PIXEL_VIEWS if self.limitation else (PIXEL_VIEWS[0], *TEXT_VIEWS, PIXEL_VIEWS[1])
+
+    def look(self, picture: NDArray[np.uint8]) -> "Look":
+        """Segment an image.
+
+        Args:
+            picture: (H, W, 3) uint8 RGB.
+
+        Raises:
+            ValueError: what the model says is not finite.
+        """
+        alignment = None if self.limitation else explain(self._predictor, picture)
+        return Look(self._predictor, self.palette, picture, self._predictor(picture).labels, alignment)
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """An image and what the model says about it.
+
+    Attributes:
+        predictor: the model.
+        palette: names and colours of its classes.
+        image: (H, W, 3) uint8 RGB.
+        labels: (H, W) uint8 train ids.
+        alignment: of the image; None where the model cannot be explained.
+    """
+
+    predictor: Predictor
+    palette: Palette
+    image: NDArray[np.uint8]
+    labels: NDArray[np.uint8]
+    alignment: Alignment | None
+
+    @cached_property
+    def confidence(self) -> NDArray[np.float32]:
+        """(H, W), 0 .. 1; computed when it is first needed, because it takes the memory of all class scores.
+
+        Raises:
+            ValueError: the confidence is not defined for the model's scores.
+        """
+        return confidence(self.predictor(self.image, scores=True).scores)
+
+    def view(self, name: str, highlighted: Sequence[int] | None = None) -> View:
+        """Draw a view.
+
+        Args:
+            name: one of the viewer's views.
+            highlighted: train ids of the classes that stand out; None shows all alike. The heat map has no classes
+                to highlight.
+
+        Raises:
+            ValueError: see `confidence`.
+        """
+        if name == "segments":
+            return self._segments(highlighted)
+        if name == "heat map":
+            drawn = draw_heat_map(self.alignment)
+            return View(element("div", drawn, class_="wide"), drawn.encode(), ".svg")
+        return self._pixels(name, highlighted)
+
+    def label_file(self) -> bytes:
+        """A PNG of one channel, whose pixel values are the train ids."""
+        return _png(self.labels)
+
+    def numbers_file(self) -> bytes:
+        """Classes and segments with their numbers as JSON, the largest first.
+
+        Pixels of classes are those of the image, pixels of segments those of the size at which the model sees it.
+        """
+        height, width = self.labels.shape
+        pixels = np.bincount(self.labels.ravel(), minlength=len(self.palette.names))
+        largest = [int(label) for label in np.argsort(-pixels, kind="stable") if pixels[label]]
+        classes = [
+            {"class": self.palette.names[label], "train_id": label, "pixels": int(pixels[label])} for label in largest
+        ]
+        content = {"width": width, "height": height, "classes": classes}
+        if self.alignment is not None:
+            content |= _segment_numbers(self.alignment, self.palette)
+        return json.dumps(content, indent=2, ensure_ascii=False).encode()
+
+    def _pixels(self, name: str, highlighted: Sequence[int] | None) -> View:
+        painter = Painter(self.palette, shown=None if highlighted is None else tuple(highlighted))
+        shares = self.confidence if name == "confidence" else None
+        segmented = Segmented(self.image, self.labels, shares)
+        data = _png(painter.picture(name, segmented))
+        words = f"The image with its {name}" if name == "overlay" else "Confidence, from dark blue (0) to yellow (1)"
+        below = self._legend() if name == "overlay" else element("p", f"{words}.", class_="note")
+        return View(element("div", image(data, "png", words), below), data, ".png")
+
+    def _segments(self, highlighted: Sequence[int] | None) -> View:
+        palette = self.palette if highlighted is None else _faded(self.palette, highlighted)
+        picture = draw_segments(self.alignment, palette, table=False)
+        rows = table(HEADS, segment_rows(self.alignment, palette), NAMES)
+        markup = element("div", element("div", picture, class_="wide"), rows)
+        return View(markup, draw_segments(self.alignment, palette).encode(), ".svg")
+
+    def _legend(self) -> Html:
+        entries = legend_entries(np.bincount(self.labels.ravel(), minlength=256), self.palette)
+        items = [
+            element(
+                "li",
+                element("span", class_="swatch", style=f"background: rgb{entry.colour}"),
+                f"{entry.name} {100 * entry.share:.1f} %",
+            )
+            for entry in entries
+        ]
+        return element("ul", *items, class_="legend")
+
+
+def read_picture(file: Path) -> tuple[NDArray[np.uint8], str | None]:
+    """Read an image for a page, no larger than a page needs.
+
+    Args:
+        file: an image file of any kind that Pillow reads.
+
+    Returns:
+        (H, W, 3) uint8 RGB, and a sentence if it was scaled down.
+
+    Raises:
+        ValueError: the file is no such image; the message names it without its folder.
+    """
+    try:
+        pixels = read_image(file)
+    except (OSError, ValueError) as error:
+        raise ValueError(str(error).replace(str(file), file.name)) from error
+    height, width = pixels.shape[:2]
+    if max(height, width) <= LONGEST_EDGE:
+        return pixels, None
+    scale = LONGEST_EDGE / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    scaled = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
+    return scaled, f"Scaled down from {width} x {height} to {size[0]} x {size[1]} pixels."
+
+
+def find_classes(text: str, palette: Palette) -> tuple[int, ...] | None:
+    """Train ids of classes whose names are separated by commas; None if there is no name.
+
+    Raises:
+        ValueError: there is no such class; the message lists close names.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    return palette.train_ids(names) if names else None
+
+
+def _palette(predictor: Predictor) -> Palette:
+    cfg = predictor.cfg
+    if not cfg.DATASETS.TEST:
+        raise ValueError("DATASETS.TEST is empty: name the dataset whose classes the model predicts.")
+    palette = Palette.from_metadata(MetadataCatalog.get(cfg.DATASETS.TEST[0]))
+    if len(palette.names) != cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES:
+        raise ValueError(
+            f"DATASETS.TEST: '{cfg.DATASETS.TEST[0]}' has {len(palette.names)} classes, the model "
+            f"{cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES}: name the dataset whose classes the model predicts."
+        )
+    return palette
+
+
+def _faded(palette: Palette, highlighted: Sequence[int]) -> Palette:
+    colours = np.full_like(palette.colours, _FADED)
+    colours[list(highlighted)] = palette.colours[list(highlighted)]
+    return Palette(palette.names, colours)
+
+
+def _segment_numbers(alignment: Alignment, palette: Palette) -> dict[str, object]:
+    height, width = alignment.labels.shape
+    segments = [
+        {
+            "class": palette.names[segment.label],
+            "pixels": segment.pixels,
+            "score": round(segment.score, 4),
+            "text": alignment.texts[segment.text],
+            "prompt": segment.context + 1,
+            "cosine": round(segment.similarity, 4),
+            "query": segment.query,
+        }
+        for segment in alignment.segments()
+    ]
+    return {"segments_width": width, "segments_height": height, "segments": segments}
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    stream = BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
