@@ -1,0 +1,267 @@
+r"""Show a model pictures in the browser.
+
+    python projects/MTACLIP/app.py --checkpoint output/cityscapes/mtaclip_R50/model_best.pth
+
+Drop a picture on the page and choose a view: the overlay, the segments with what the model says of each, the heat map
+of masks and class texts, or the confidence. Views, labels and numbers can be saved. The page needs gradio and no
+network; it is on this machine alone unless --host says otherwise, and forgets its pictures when it ends.
+"""
+
+import argparse
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import mtaclip  # noqa: F401  (before Detectron2: it repairs the 0.6 release)
+
+# isort: split
+import torch
+from detectron2.utils.logger import setup_logger
+
+from mtaclip.demo.views import Look, Viewer, find_classes, read_picture
+from mtaclip.engine import setup_cfg
+from mtaclip.inference.predictor import Predictor
+from mtaclip.visualization.page import Html, element
+
+MINIATURE = Path("output/miniature/mtaclip_tiny/model_final.pth")
+_LARGEST_FILE = "64mb"
+_MOST_SESSIONS = 16  # whose last picture is kept
+
+logger = logging.getLogger("mtaclip.app")
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A file that was dropped on the page.
+
+    Attributes:
+        look: what the model says; None where there is no image.
+        stem: beginning of the names of the files to save.
+        message: what the user should know; empty if nothing.
+    """
+
+    look: Look | None = None
+    stem: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the page shows of it.
+
+    Attributes:
+        message: what the user should know.
+        markup: the view.
+        files: to save: the view, the labels, the numbers; none where there is no image.
+    """
+
+    message: Html
+    markup: Html
+    files: tuple[Path, ...] = ()
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    config_help = "YAML file of the model (default: the config in the checkpoint)"
+    parser.add_argument("--config-file", metavar="FILE", help=config_help)
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help=f"(default: {MINIATURE}, by `make demo`)")
+    parser.add_argument("--device", help="cuda or cpu (default: a GPU if there is one)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 for all (127.0.0.1)")
+    parser.add_argument("--port", type=int, help="(default: the first free one from 7860 on)")
+    options_help = "config keys and values, such as TEST.CLASSIFIER text; at the end"
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help=options_help)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns 0, or ends with exit status 2 and a sentence on what is wrong."""
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    setup_logger(name="mtaclip")
+    try:
+        with tempfile.TemporaryDirectory(prefix="mtaclip-app-") as folder:
+            gradio = load_gradio(folder)
+            serve(gradio, Viewer(load_predictor(args)), Path(folder), args.host, args.port)
+    except (OSError, ValueError) as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    return 0
+
+
+def load_gradio(folder: str) -> ModuleType:
+    """Import gradio, told to send nothing and to keep its files in a folder.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "GRADIO_TEMP_DIR": folder}
+    try:
+        import gradio
+    except ModuleNotFoundError as error:
+        raise ValueError('the page needs gradio: pip install "mtaclip[app]", or pip install gradio.') from error
+    return gradio
+
+
+def load_predictor(args: argparse.Namespace) -> Predictor:
+    """The model of the options.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint or config.
+        ValueError: they do not fit together, or the device is not there.
+    """
+    checkpoint = args.checkpoint or MINIATURE
+    if args.checkpoint is None and not MINIATURE.is_file():
+        raise FileNotFoundError(f"there is no {MINIATURE}: `make demo` makes it, or name another by --checkpoint.")
+    if not checkpoint.is_file():
+        raise FileNotFoundError(f"--checkpoint: there is no file {str(checkpoint)!r}.")
+    if args.config_file is None:
+        return Predictor.from_checkpoint(checkpoint, args.device, args.opts)
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return Predictor(setup_cfg(args.config_file, [*args.opts, "MODEL.WEIGHTS", str(checkpoint)], device=device))
+
+
+def open_picture(viewer: Viewer, file: str | Path | None) -> Opened:
+    """Let the model look at a file; whatever is wrong with it becomes the message.
+
+    Args:
+        viewer: the model.
+        file: what the user chose; None if it was taken away.
+    """
+    if file is None:
+        return Opened()
+    path = Path(file)
+    try:
+        picture, notice = read_picture(path)
+        return Opened(viewer.look(picture), path.stem, notice or "")
+    except ValueError as error:
+        return Opened(message=str(error))
+
+
+def show(opened: Opened, view: str, names: str, folder: Path) -> Shown:
+    """Draw a view of a picture, and write the files that can be saved.
+
+    Args:
+        opened: the picture.
+        view: one of the viewer's views.
+        names: class names to highlight, separated by commas; unknown ones become the message, and nothing is
+            highlighted.
+        folder: where files go, each time in a new folder below.
+    """
+    look, messages = opened.look, [opened.message]
+    if look is None:
+        return Shown(_message(messages), Html(""))
+    try:
+        highlighted = find_classes(names, look.palette)
+    except ValueError as error:
+        highlighted = None
+        messages.append(f"Classes to highlight: {error}")
+    try:
+        drawn = look.view(view, highlighted)
+    except ValueError as error:
+        return Shown(_message([*messages, str(error)]), Html(""))
+    place = Path(tempfile.mkdtemp(dir=folder))
+    contents = {
+        f"{opened.stem}_{view.replace(' ', '')}{drawn.suffix}": drawn.data,
+        f"{opened.stem}_ids.png": look.label_file(),
+        f"{opened.stem}.json": look.numbers_file(),
+    }
+    for name, data in contents.items():
+        (place / name).write_bytes(data)
+    return Shown(_message(messages), drawn.markup, tuple(place / name for name in contents))
+
+
+def _message(parts: Sequence[str]) -> Html:
+    return Html("".join(element("p", f"{part[:1].upper()}{part[1:]}") for part in parts if part))
+
+
+def build_page(gradio: ModuleType, viewer: Viewer, folder: Path) -> Any:
+    """The page, a `gradio.Blocks`.
+
+    Args:
+        gradio: the library.
+        viewer: the model.
+        folder: for the files that can be saved.
+    """
+    with gradio.Blocks(title="MTA-CLIP", analytics_enabled=False, fill_width=True) as page:
+        opened = gradio.State(Opened())
+        gradio.HTML(element("h1", "MTA-CLIP"))
+        with gradio.Row():
+            with gradio.Column(scale=1, min_width=280):
+                file = gradio.File(label="Picture", height=150)
+                views = [(name.capitalize(), name) for name in viewer.views]
+                view = gradio.Radio(views, value=viewer.views[0], label="View")
+                example = f"such as {', '.join(viewer.palette.names[:2])}"
+                names = gradio.Textbox(label="Classes to highlight", placeholder=example, submit_btn="Highlight")
+                message = gradio.HTML(elem_classes="message")
+                labels = ("Save the view", "Save the labels (PNG)", "Save the numbers (JSON)")
+                buttons = [gradio.DownloadButton(label, interactive=False, size="sm") for label in labels]
+            with gradio.Column(scale=4, min_width=320):
+                markup = gradio.HTML(elem_classes="view")
+
+        def update(current: Opened, name: str, highlight: str) -> list[Any]:
+            shown = show(current, name, highlight, folder)
+            files = [str(file) for file in shown.files] or [None] * len(buttons)
+            saved = [gradio.DownloadButton(value=value, interactive=value is not None) for value in files]
+            return [shown.message, shown.markup, *saved]
+
+        settings, outputs = [opened, view, names], [message, markup, *buttons]
+        limits = {"concurrency_limit": 1, "concurrency_id": "model", "api_visibility": "private"}
+        looked = file.change(lambda path: open_picture(viewer, path), file, opened, show_progress_on=markup, **limits)
+        looked.then(update, settings, outputs, show_progress_on=markup, **limits)
+        gradio.on([view.change, names.submit], update, settings, outputs, show_progress_on=markup, **limits)
+    return page
+
+
+def serve(gradio: ModuleType, viewer: Viewer, folder: Path, host: str, port: int | None) -> None:
+    """Serve the page until Ctrl-C.
+
+    Args:
+        gradio: the library.
+        viewer: the model.
+        folder: for the files that can be saved.
+        host: address to listen at.
+        port: to listen at; None takes the first free one from 7860 on.
+
+    Raises:
+        OSError: the port is taken.
+    """
+    if viewer.limitation:
+        logger.info("Only these views: %s. The others are missing: %s", ", ".join(viewer.views), viewer.limitation)
+    page = build_page(gradio, viewer, folder)
+    _, address, _ = page.launch(
+        share=False,
+        server_name=host,
+        server_port=port,
+        prevent_thread_lock=True,
+        quiet=True,
+        footer_links=[],
+        max_file_size=_LARGEST_FILE,
+        state_session_capacity=_MOST_SESSIONS,
+        ssr_mode=False,
+        theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+        css=_STYLE,
+    )
+    logger.info("The page is at %s until Ctrl-C", address)
+    page.block_thread()
+
+
+_STYLE = """
+.message p { margin: 0; color: var(--body-text-color); }
+.view img { max-width: 100%; border-radius: 8px; }
+.view .wide, .view .box { overflow-x: auto; max-width: 100%; }
+.view .box { margin-top: 16px; }
+.view td, .view th { padding: 4px 12px; text-align: left; white-space: nowrap; }
+.view .number { text-align: right; font-variant-numeric: tabular-nums; }
+.view .legend { display: flex; flex-wrap: wrap; gap: 4px 20px; list-style: none; margin: 12px 0 0; padding: 0; }
+.view .swatch { display: inline-block; width: 12px; height: 12px; margin-right: 6px; border-radius: 3px; }
+"""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
