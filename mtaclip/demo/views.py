@@ -20,15 +20,17 @@ from mtaclip.data.labels import read_image
 from mtaclip.inference.confidence import confidence
 from mtaclip.inference.predictor import Predictor
 from mtaclip.visualization import Painter, Palette, Segmented
+from mtaclip.visualization.alignment_page import heat_map_section, segments_section
 from mtaclip.visualization.heat_map import draw_heat_map
-from mtaclip.visualization.legend import legend_entries
-from mtaclip.visualization.page import Html, element, image, table
-from mtaclip.visualization.segments import HEADS, NAMES, draw_segments, segment_rows
+from mtaclip.visualization.legend import count_pixels, legend_entries
+from mtaclip.visualization.page import Html, element, image
+from mtaclip.visualization.segments import draw_segments
 
 PIXEL_VIEWS = ("overlay", "confidence")
 TEXT_VIEWS = ("segments", "heat map")  # only of a model with a text side
 LONGEST_EDGE = 2048
 
+_CONFIDENCE = "Share of the winning class in a pixel's class scores, from 0 (dark blue) to 1 (yellow)."
 _FADED = 168  # grey of the segments that are not highlighted
 
 
@@ -123,10 +125,11 @@ class Look:
             ValueError: see `confidence`.
         """
         if name == "segments":
-            return self._segments(highlighted)
+            palette = self.palette if highlighted is None else _faded(self.palette, highlighted)
+            markup = segments_section(self.alignment, palette)
+            return View(markup, draw_segments(self.alignment, palette).encode(), ".svg")
         if name == "heat map":
-            drawn = draw_heat_map(self.alignment)
-            return View(element("div", drawn, class_="wide"), drawn.encode(), ".svg")
+            return View(heat_map_section(self.alignment), draw_heat_map(self.alignment).encode(), ".svg")
         return self._pixels(name, highlighted)
 
     def label_file(self) -> bytes:
@@ -154,19 +157,16 @@ class Look:
         shares = self.confidence if name == "confidence" else None
         segmented = Segmented(self.image, self.labels, shares)
         data = _png(painter.picture(name, segmented))
-        words = f"The image with its {name}" if name == "overlay" else "Confidence, from dark blue (0) to yellow (1)"
-        below = self._legend() if name == "overlay" else element("p", f"{words}.", class_="note")
-        return View(element("div", image(data, "png", words), below), data, ".png")
+        if name == "overlay":
+            below = self._legend(highlighted)
+        else:
+            below = element("p", _CONFIDENCE, class_="note")
+        return View(element("div", image(data, "png", f"The image's {name}"), below), data, ".png")
 
-    def _segments(self, highlighted: Sequence[int] | None) -> View:
-        palette = self.palette if highlighted is None else _faded(self.palette, highlighted)
-        picture = draw_segments(self.alignment, palette, table=False)
-        rows = table(HEADS, segment_rows(self.alignment, palette), NAMES)
-        markup = element("div", element("div", picture, class_="wide"), rows)
-        return View(markup, draw_segments(self.alignment, palette).encode(), ".svg")
-
-    def _legend(self) -> Html:
-        entries = legend_entries(np.bincount(self.labels.ravel(), minlength=256), self.palette)
+    def _legend(self, highlighted: Sequence[int] | None) -> Html:
+        """The classes in the overlay with their shares of the whole image."""
+        shown = {self.palette.names[label] for label in highlighted or range(len(self.palette.names))}
+        entries = legend_entries(count_pixels(self.labels, self.palette), self.palette)
         items = [
             element(
                 "li",
@@ -174,6 +174,7 @@ class Look:
                 f"{entry.name} {100 * entry.share:.1f} %",
             )
             for entry in entries
+            if entry.name in shown
         ]
         return element("ul", *items, class_="legend")
 

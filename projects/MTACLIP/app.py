@@ -32,6 +32,8 @@ from mtaclip.visualization.page import Html, element
 MINIATURE = Path("output/miniature/mtaclip_tiny/model_final.pth")
 _LARGEST_FILE = "64mb"
 _MOST_SESSIONS = 16  # whose last picture is kept
+_LEAD = "Segments of a picture, and the class texts that they are closest to. Nothing leaves the machine of this page."
+_SAVED = ("Save the view", "Save the labels (PNG)", "Save the numbers (JSON)")
 
 logger = logging.getLogger("mtaclip.app")
 
@@ -100,7 +102,7 @@ def load_gradio(folder: str) -> ModuleType:
     Raises:
         ValueError: it is not installed.
     """
-    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "GRADIO_TEMP_DIR": folder}
+    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder}
     try:
         import gradio
     except ModuleNotFoundError as error:
@@ -190,19 +192,19 @@ def build_page(gradio: ModuleType, viewer: Viewer, folder: Path) -> Any:
     """
     with gradio.Blocks(title="MTA-CLIP", analytics_enabled=False, fill_width=True) as page:
         opened = gradio.State(Opened())
-        gradio.HTML(element("h1", "MTA-CLIP"))
+        gradio.HTML(Html(element("h1", "MTA-CLIP") + element("p", _LEAD)), elem_classes="lead")
         with gradio.Row():
-            with gradio.Column(scale=1, min_width=280):
+            with gradio.Column(scale=1, min_width=320):
                 file = gradio.File(label="Picture", height=150)
                 views = [(name.capitalize(), name) for name in viewer.views]
                 view = gradio.Radio(views, value=viewer.views[0], label="View")
-                example = f"such as {', '.join(viewer.palette.names[:2])}"
+                example = ", ".join(viewer.palette.names[:2])
                 names = gradio.Textbox(label="Classes to highlight", placeholder=example, submit_btn="Highlight")
-                message = gradio.HTML(elem_classes="message")
-                labels = ("Save the view", "Save the labels (PNG)", "Save the numbers (JSON)")
-                buttons = [gradio.DownloadButton(label, interactive=False, size="sm") for label in labels]
             with gradio.Column(scale=4, min_width=320):
+                message = gradio.HTML(elem_classes="message")
                 markup = gradio.HTML(elem_classes="view")
+                with gradio.Row():
+                    buttons = [gradio.DownloadButton(label, interactive=False, size="sm") for label in _SAVED]
 
         def update(current: Opened, name: str, highlight: str) -> list[Any]:
             shown = show(current, name, highlight, folder)
@@ -252,13 +254,21 @@ def serve(gradio: ModuleType, viewer: Viewer, folder: Path, host: str, port: int
 
 
 _STYLE = """
-.message p { margin: 0; color: var(--body-text-color); }
+.lead h1, .view h2 { margin: 0; font-weight: 650; }
+.lead p, .view .note { margin: 0; color: var(--body-text-color-subdued); max-width: 90ch; }
+.message p { margin: 0; padding: 8px 12px; border-radius: 8px; background: var(--background-fill-secondary); }
 .view img { max-width: 100%; border-radius: 8px; }
-.view .wide, .view .box { overflow-x: auto; max-width: 100%; }
-.view .box { margin-top: 16px; }
-.view td, .view th { padding: 4px 12px; text-align: left; white-space: nowrap; }
-.view .number { text-align: right; font-variant-numeric: tabular-nums; }
+.view .wide, .view .box { overflow-x: auto; max-width: 100%; margin-top: 12px; }
+.view .wide > .drawing { margin-left: -16px; }
+.view .wide > .drawing:has(.segment) { max-width: max(100%, 480px); height: auto; }
+.view table { width: auto; margin: 0; border-collapse: collapse; font-variant-numeric: tabular-nums; }
+.view td, .view th {
+  padding: 4px 14px; border: 0; border-bottom: 1px solid var(--border-color-primary);
+  text-align: left; white-space: nowrap;
+}
+.view .number { text-align: right; }
 .view .legend { display: flex; flex-wrap: wrap; gap: 4px 20px; list-style: none; margin: 12px 0 0; padding: 0; }
+.view .legend li { margin: 0; }
 .view .swatch { display: inline-block; width: 12px; height: 12px; margin-right: 6px; border-radius: 3px; }
 """
 
