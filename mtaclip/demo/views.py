@@ -157,10 +157,7 @@ class Look:
         shares = self.confidence if name == "confidence" else None
         segmented = Segmented(self.image, self.labels, shares)
         data = _png(painter.picture(name, segmented))
-        if name == "overlay":
-            below = self._legend(highlighted)
-        else:
-            below = element("p", _CONFIDENCE, class_="note")
+        below = self._legend(highlighted) if name == "overlay" else element("p", _CONFIDENCE, class_="note")
         return View(element("div", image(data, "png", f"The image's {name}"), below), data, ".png")
 
     def _legend(self, highlighted: Sequence[int] | None) -> Html:

@@ -10,8 +10,10 @@ network; it is on this machine alone unless --host says otherwise, and forgets i
 import argparse
 import logging
 import os
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser()
     args = parser.parse_args(argv)
     setup_logger(name="mtaclip")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with tempfile.TemporaryDirectory(prefix="mtaclip-app-") as folder:
             gradio = load_gradio(folder)
@@ -221,7 +224,7 @@ def build_page(gradio: ModuleType, viewer: Viewer, folder: Path) -> Any:
 
 
 def serve(gradio: ModuleType, viewer: Viewer, folder: Path, host: str, port: int | None) -> None:
-    """Serve the page until Ctrl-C.
+    """Serve the page until Ctrl-C or SIGTERM.
 
     Args:
         gradio: the library.
@@ -231,26 +234,35 @@ def serve(gradio: ModuleType, viewer: Viewer, folder: Path, host: str, port: int
         port: to listen at; None takes the first free one from 7860 on.
 
     Raises:
-        OSError: the port is taken.
+        OSError: the port is taken, or the host is none of this machine.
     """
     if viewer.limitation:
         logger.info("Only these views: %s. The others are missing: %s", ", ".join(viewer.views), viewer.limitation)
     page = build_page(gradio, viewer, folder)
-    _, address, _ = page.launch(
-        share=False,
-        server_name=host,
-        server_port=port,
-        prevent_thread_lock=True,
-        quiet=True,
-        footer_links=[],
-        max_file_size=_LARGEST_FILE,
-        state_session_capacity=_MOST_SESSIONS,
-        ssr_mode=False,
-        theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-        css=_STYLE,
-    )
+    try:
+        _, address, _ = page.launch(
+            share=False,
+            server_name=host,
+            server_port=port,
+            prevent_thread_lock=True,
+            quiet=True,
+            footer_links=[],
+            max_file_size=_LARGEST_FILE,
+            state_session_capacity=_MOST_SESSIONS,
+            ssr_mode=False,
+            theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+            css=_STYLE,
+        )
+    except OSError as error:
+        where = f"{host}:{'7860 to 7959' if port is None else port}"
+        raise OSError(f"{where} is taken or no address of this machine: choose another --host or --port.") from error
     logger.info("The page is at %s until Ctrl-C", address)
-    page.block_thread()
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        logger.info("The page has ended.")
+    finally:
+        page.close(verbose=False)
 
 
 _STYLE = """
