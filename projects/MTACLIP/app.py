@@ -267,13 +267,14 @@ def serve(gradio: ModuleType, viewer: Viewer, folder: Path, host: str, port: int
 
 _STYLE = """
 .lead h1, .view h2 { margin: 0; font-weight: 650; }
-.lead p, .view .note { margin: 0; color: var(--body-text-color-subdued); max-width: 90ch; }
+.lead p, .view .note { margin: 0; opacity: 0.75; max-width: 90ch; }
 .message p { margin: 0; padding: 8px 12px; border-radius: 8px; background: var(--background-fill-secondary); }
-.view img { max-width: 100%; border-radius: 8px; }
+.view img { max-width: 100%; min-width: min(100%, 640px); border-radius: 8px; }
 .view .wide, .view .box { overflow-x: auto; max-width: 100%; margin-top: 12px; }
 .view .wide > .drawing { margin-left: -16px; }
 .view .wide > .drawing:has(.segment) { max-width: max(100%, 480px); height: auto; }
 .view table { width: auto; margin: 0; border-collapse: collapse; font-variant-numeric: tabular-nums; }
+.view table, .view tr { border: 0 !important; }
 .view td, .view th {
   padding: 4px 14px; border: 0; border-bottom: 1px solid var(--border-color-primary);
   text-align: left; white-space: nowrap;
