@@ -162,7 +162,8 @@ class Look:
 
     def _legend(self, highlighted: Sequence[int] | None) -> Html:
         """The classes in the overlay with their shares of the whole image."""
-        shown = {self.palette.names[label] for label in highlighted or range(len(self.palette.names))}
+        labels = range(len(self.palette.names)) if highlighted is None else highlighted
+        shown = {self.palette.names[label] for label in labels}
         entries = legend_entries(count_pixels(self.labels, self.palette), self.palette)
         items = [
             element(

@@ -1,0 +1,175 @@
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mtaclip.demo.views import Viewer
+from mtaclip.engine import setup_cfg
+from mtaclip.modeling.build import build_model
+from projects.MTACLIP.app import Opened, load_predictor, make_parser, open_picture, show
+
+ROOT = Path(__file__).resolve().parents[2]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory, config_path) -> Path:
+    """A tiny random model with its config, as a training writes it."""
+    cfg = setup_cfg(config_path("miniature/mtaclip_tiny.yaml"), device="cpu")
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("checkpoint") / "tiny.pth"
+    torch.save({"model": build_model(cfg).state_dict(), "config": cfg.dump()}, file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def viewer(checkpoint) -> Viewer:
+    args = make_parser().parse_args(["--checkpoint", str(checkpoint), "--device", "cpu"])
+    return Viewer(load_predictor(args))
+
+
+@pytest.fixture
+def street(tmp_path) -> Path:
+    """An image file."""
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 96, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "street.png")
+    return tmp_path / "street.png"
+
+
+def test_a_picture_becomes_a_view_and_three_files(viewer, street, tmp_path):
+    shown = show(open_picture(viewer, street), "heat map", "", tmp_path)
+    assert shown.message == "" and "<svg" in shown.markup
+    assert [file.name for file in shown.files] == ["street_heatmap.svg", "street_ids.png", "street.json"]
+    assert np.asarray(Image.open(shown.files[1])).shape == (48, 96)
+    assert json.loads(shown.files[2].read_text())["width"] == 96
+
+
+def test_files_of_two_views_are_kept_apart(viewer, street, tmp_path):
+    opened = open_picture(viewer, street)
+    first, second = (show(opened, "overlay", names, tmp_path).files for names in ("", "road"))
+    assert first[0] != second[0] and first[0].read_bytes() != second[0].read_bytes()
+
+
+def test_an_unknown_class_is_a_message_above_the_picture(viewer, street, tmp_path):
+    opened = open_picture(viewer, street)
+    shown = show(opened, "overlay", "<b>, raod", tmp_path)
+    assert shown.message.startswith("<p>Classes to highlight: there is no class &#x27;&lt;b&gt;&#x27;")
+    assert shown.markup == show(opened, "overlay", "", tmp_path).markup
+    assert "close are: road" in show(opened, "overlay", "raod", tmp_path).message
+
+
+def test_a_file_that_is_no_image_is_a_message(viewer, tmp_path):
+    (tmp_path / "notes.txt").write_text("no image")
+    shown = show(open_picture(viewer, tmp_path / "notes.txt"), "overlay", "", tmp_path)
+    assert "Image notes.txt cannot be read" in shown.message and str(tmp_path) not in shown.message
+    assert shown.markup == "" and shown.files == ()
+
+
+def test_a_large_picture_is_shown_smaller_with_a_notice(viewer, tmp_path):
+    Image.new("RGB", (4096, 64)).save(tmp_path / "wide.png")
+    opened = open_picture(viewer, tmp_path / "wide.png")
+    assert opened.look.labels.shape == (32, 2048)
+    assert "from 4096 x 64 to 2048 x 32 pixels" in show(opened, "overlay", "", tmp_path).message
+
+
+def test_a_picture_that_is_taken_away_leaves_nothing(viewer, tmp_path):
+    shown = show(open_picture(viewer, None), "overlay", "road", tmp_path)
+    assert (shown.message, shown.markup, shown.files) == ("", "", ())
+    assert show(Opened(), "overlay", "", tmp_path) == shown
+
+
+def test_a_config_file_takes_the_place_of_that_in_the_checkpoint(checkpoint, config_path):
+    options = ["--config-file", config_path("miniature/mtaclip_tiny.yaml"), "--checkpoint", checkpoint]
+    options += ["--device", "cpu", "--opts", "INPUT.MIN_SIZE_TEST", "40"]
+    predictor = load_predictor(make_parser().parse_args([str(option) for option in options]))
+    assert predictor.cfg.INPUT.MIN_SIZE_TEST == 40
+    assert predictor.prepare(np.zeros((80, 160, 3), np.uint8))["image"].shape == (3, 40, 80)
+
+
+def test_a_missing_model_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"mtaclip_tiny/model_final\.pth: `make demo` makes it"):
+        load_predictor(make_parser().parse_args([]))
+    with pytest.raises(FileNotFoundError, match="--checkpoint: there is no file 'other.pth'"):
+        load_predictor(make_parser().parse_args(["--checkpoint", "other.pth"]))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("gradio") is not None, reason="gradio is installed")
+def test_without_gradio_one_sentence_says_how_to_get_it(run_script, checkpoint):
+    result = run_script("projects/MTACLIP/app.py", "--checkpoint", checkpoint)
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert (
+        result.stderr.strip()
+        .splitlines()[-1]
+        .endswith('error: the page needs gradio: pip install "mtaclip[app]", or pip install gradio.')
+    )
+
+
+@pytest.fixture
+def address(checkpoint, free_url) -> Iterator[str]:
+    """Address of the page, served by another process that must end well."""
+    pytest.importorskip("gradio", reason="gradio is not installed")
+    port = free_url.rpartition(":")[2]
+    command = [sys.executable, "projects/MTACLIP/app.py", "--checkpoint", checkpoint, "--device", "cpu", "--port", port]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    server = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    lines = []
+    for line in server.stdout:
+        lines.append(line)
+        if "The page is at" in line:
+            break
+    else:
+        pytest.fail("".join(lines))
+    yield f"http://127.0.0.1:{port}/"
+    server.terminate()
+    rest = server.communicate(timeout=60)[0]
+    assert server.returncode == 0 and "Traceback" not in rest, rest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_browser_gets_a_labelled_picture(address, street, tmp_path, width):
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed")
+    errors, foreign = [], []
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": width, "height": 800})
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("request", lambda request: foreign.append(request.url))
+        page.goto(address)
+        page.set_input_files("input[type=file]", street)
+        page.wait_for_selector(".view img")
+        assert page.inner_text(".view .legend").count("%") >= 1
+        with page.expect_download() as download:
+            page.get_by_text("Save the labels (PNG)").click()
+        assert np.asarray(Image.open(download.value.path())).shape == (48, 96)
+        page.get_by_label("Segments", exact=True).check()
+        page.wait_for_selector(".view .segment title", state="attached")
+        assert "closest to prompt" in page.text_content(".view .segment title")
+        page.get_by_label("Classes to highlight").fill("raod")
+        page.get_by_label("Classes to highlight").press("Enter")
+        page.wait_for_selector(".message p")
+        assert "close are: road" in page.inner_text(".message")
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        (tmp_path / "notes.txt").write_text("no image")
+        page.get_by_label("Clear").click()
+        page.wait_for_selector(".view img, .view svg", state="detached")
+        page.set_input_files("input[type=file]", tmp_path / "notes.txt")
+        page.wait_for_selector("text=Image notes.txt cannot be read")
+        browser.close()
+    assert errors == []
+    assert [url for url in foreign if not url.startswith((address, "data:", "blob:"))] == []
