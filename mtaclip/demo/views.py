@@ -30,6 +30,7 @@ PIXEL_VIEWS = ("overlay", "confidence")
 TEXT_VIEWS = ("segments", "heat map")  # only of a model with a text side
 LONGEST_EDGE = 2048
 
+_SHORTEST_EDGE = 32  # stride of the image tower
 _CONFIDENCE = "Share of the winning class in a pixel's class scores, from 0 (dark blue) to 1 (yellow)."
 _FADED = 168  # grey of the segments that are not highlighted
 
@@ -80,8 +81,14 @@ class Viewer:
             picture: (H, W, 3) uint8 RGB.
 
         Raises:
-            ValueError: what the model says is not finite.
+            ValueError: the image is too narrow for the model, or what this says is not finite.
         """
+        height, width = self._predictor.prepare(picture)["image"].shape[-2:]
+        if min(height, width) < _SHORTEST_EDGE:
+            raise ValueError(
+                f"the model would see the picture at {width} x {height} pixels and needs {_SHORTEST_EDGE} each way: "
+                "choose one that is less narrow."
+            )
         alignment = None if self.limitation else explain(self._predictor, picture)
         return Look(self._predictor, self.palette, picture, self._predictor(picture).labels, alignment)
 

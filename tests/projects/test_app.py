@@ -55,7 +55,8 @@ def test_a_picture_becomes_a_view_and_three_files(viewer, street, tmp_path):
 
 def test_files_of_two_views_are_kept_apart(viewer, street, tmp_path):
     opened = open_picture(viewer, street)
-    first, second = (show(opened, "overlay", names, tmp_path).files for names in ("", "road"))
+    absent = next(name for label, name in enumerate(viewer.palette.names) if label not in opened.look.labels)
+    first, second = (show(opened, "overlay", names, tmp_path).files for names in ("", absent))
     assert first[0] != second[0] and first[0].read_bytes() != second[0].read_bytes()
 
 
@@ -75,10 +76,16 @@ def test_a_file_that_is_no_image_is_a_message(viewer, tmp_path):
 
 
 def test_a_large_picture_is_shown_smaller_with_a_notice(viewer, tmp_path):
-    Image.new("RGB", (4096, 64)).save(tmp_path / "wide.png")
+    Image.new("RGB", (4096, 2000)).save(tmp_path / "wide.png")
     opened = open_picture(viewer, tmp_path / "wide.png")
-    assert opened.look.labels.shape == (32, 2048)
-    assert "from 4096 x 64 to 2048 x 32 pixels" in show(opened, "overlay", "", tmp_path).message
+    assert opened.look.labels.shape == (1000, 2048)
+    assert "from 4096 x 2000 to 2048 x 1000 pixels" in show(opened, "segments", "", tmp_path).message
+
+
+def test_a_picture_that_is_too_narrow_for_the_model_is_a_message(viewer, tmp_path):
+    Image.new("RGB", (1024, 16)).save(tmp_path / "strip.png")  # seen at 256 x 4, for MAX_SIZE_TEST is 256
+    shown = show(open_picture(viewer, tmp_path / "strip.png"), "overlay", "", tmp_path)
+    assert "at 256 x 4 pixels" in shown.message and "less narrow" in shown.message
 
 
 def test_a_picture_that_is_taken_away_leaves_nothing(viewer, tmp_path):
