@@ -1,1 +1,1 @@
-"""What `demo.py` does: files and cameras in, pictures and videos out."""
+"""What `demo.py` and `app.py` do: files and cameras in, pictures, videos and views out."""
