@@ -7,7 +7,9 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, verify_results
 from detectron2.utils import comm
+from torch import distributed as dist
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from mtaclip.data.datasets import EVALUATOR_TYPE, get_records
 from mtaclip.evaluation import SemanticEvaluator
@@ -57,6 +59,18 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
             "the expected ones away, or a split with labels."
         )
     return DatasetEvaluators([])
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model itself, with the main process's buffers, as a checkpoint has them; called by all processes.
+
+    A wrapper for several processes would make them meet at their first image, and not all have one.
+    """
+    if not isinstance(model, DistributedDataParallel):
+        return model
+    for buffer in model.module.buffers():
+        dist.broadcast(buffer, src=0)
+    return model.module
 
 
 def saved_predictions(

@@ -119,6 +119,11 @@ class PeriodicEvaluation(hooks.EvalHook):
         self.after_step()
         trainer.iter = trainer.storage.iter = trainer.start_iter
 
+    def after_train(self) -> None:
+        """Evaluate, unless an error ends the training: other processes may not get here."""
+        if self.trainer.iter >= self.trainer.max_iter:
+            super().after_train()
+
     def _is_recorded(self, iteration: int) -> bool:
         for line in self._metrics.read_text().splitlines() if self._metrics.is_file() else []:
             with suppress(json.JSONDecodeError):

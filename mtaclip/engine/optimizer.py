@@ -8,7 +8,7 @@ from detectron2.config import CfgNode
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from mtaclip.modeling.performance import AMP_DTYPES
+from mtaclip.modeling.performance import amp_dtype
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 _EMBEDDINGS = ("decoder.query_content", "decoder.query_position", "decoder.level_embedding")
@@ -29,8 +29,7 @@ def check_solver(cfg: CfgNode) -> None:
         )
     if solver.LR_SCHEDULER_NAME != "WarmupPolyLR":
         raise ValueError(f'SOLVER.LR_SCHEDULER_NAME must be "WarmupPolyLR", got {solver.LR_SCHEDULER_NAME!r}.')
-    if solver.AMP.DTYPE not in AMP_DTYPES:
-        raise ValueError(f"SOLVER.AMP.DTYPE must be one of {list(AMP_DTYPES)}, got {solver.AMP.DTYPE!r}.")
+    amp_dtype(cfg)
     if solver.COMPILE and solver.RECOMPUTE:
         raise ValueError(
             "SOLVER.COMPILE and SOLVER.RECOMPUTE exclude each other: a compiler decides itself what to compute again. "

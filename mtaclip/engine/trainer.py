@@ -18,7 +18,7 @@ from mtaclip.checkpoint import Checkpointer
 from mtaclip.data.build import build_test_loader, build_train_loader
 from mtaclip.data.datasets import get_records
 from mtaclip.data.loader import TrainingLoader
-from mtaclip.engine.evaluation import build_evaluator, saved_predictions
+from mtaclip.engine.evaluation import build_evaluator, check_expected, saved_predictions, unwrapped
 from mtaclip.engine.hooks import (
     DrawCurves,
     LenientWriter,
@@ -137,6 +137,18 @@ class Trainer(DefaultTrainer):
         if self.start_iter >= self.max_iter:
             _logger.warning("The run is complete: SOLVER.MAX_ITER is %d. It is only evaluated.", self.max_iter)
 
+    def train(self) -> dict | None:
+        """Train, and check the scores of the last evaluation against TEST.EXPECTED_RESULTS.
+
+        Returns:
+            scores by dataset, or those of the only dataset; None without any.
+        """
+        TrainerBase.train(self, self.start_iter, self.max_iter)
+        results = getattr(self, "_last_eval_results", None)
+        if comm.is_main_process() and self.cfg.TEST.EXPECTED_RESULTS:
+            check_expected(self.cfg, results or {})
+        return results
+
     def before_train(self) -> None:
         """Start reading data, at the iteration that comes next."""
         self._trainer.data_loader = build_train_loader(self.cfg, seed=self.seed, start=self.start_iter)
@@ -247,7 +259,7 @@ class Trainer(DefaultTrainer):
             evaluators = [evaluators]
         if evaluators is None:  # of all datasets, so that what cannot be evaluated is noticed before the first image
             evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
-        model = build_inference(cfg, model)
+        model = build_inference(cfg, unwrapped(model))
         results = OrderedDict()
         for name, evaluator in zip(cfg.DATASETS.TEST, evaluators, strict=True):
             loader = cls.build_test_loader(cfg, name)

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 # Keys of TEST that no label depends on.
 _WITHOUT_EFFECT = (
@@ -28,7 +27,7 @@ def fingerprint(cfg: CfgNode, model: nn.Module) -> dict[str, str]:
     Args:
         cfg: MODEL but for WEIGHTS, the test sizes and the format of INPUT, TEST but for what only scores depend on, and
             the number formats of SOLVER are read.
-        model: wrapped for several processes or not; its parameters and buffers are read, on any device.
+        model: not wrapped for several processes; its parameters and buffers are read, on any device.
 
     Returns:
         `settings` and `weights`, hexadecimal.
@@ -68,8 +67,6 @@ def _digest_of_settings(cfg: CfgNode) -> str:
 
 
 def _digest_of_weights(model: nn.Module) -> str:
-    if isinstance(model, DistributedDataParallel):
-        model = model.module
     digest = blake2b(digest_size=16)
     for name, tensor in chain(model.named_parameters(), model.named_buffers()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from detectron2.utils.events import EventStorage, get_event_storage
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -41,3 +42,11 @@ def _most_likely(scores: Tensor, file_name: str, num_classes: int) -> Tensor:
             "classes; set MODEL.SEM_SEG_HEAD.NUM_CLASSES to that number."
         )
     return most_likely(scores)
+
+
+def training_storage() -> EventStorage | None:
+    """Where the training that an evaluation is a part of keeps its scalars and pictures; None outside of one."""
+    try:
+        return get_event_storage()
+    except AssertionError:
+        return None

@@ -24,7 +24,7 @@ from mtaclip.evaluation.confusion import ConfusionMatrix
 from mtaclip.evaluation.gallery import Example, Gallery
 from mtaclip.evaluation.html_report import html_report
 from mtaclip.evaluation.instances import AVERAGE_SIZES, instance_file, weighted_counts
-from mtaclip.evaluation.outputs import predicted_labels
+from mtaclip.evaluation.outputs import predicted_labels, training_storage
 from mtaclip.evaluation.report import (
     category_table,
     class_table,
@@ -137,6 +137,7 @@ class SemanticEvaluator(DatasetEvaluator):
 
         Raises:
             ValueError: no process has seen an image.
+            OSError: the scores cannot be written; raised after they were logged, and in a training only logged.
         """
         if self._distributed:
             comm.synchronize()
@@ -147,9 +148,13 @@ class SemanticEvaluator(DatasetEvaluator):
         if total.num_images == 0:
             raise ValueError(f"dataset '{self._dataset_name}': no image was evaluated; the dataset or loader is empty.")
         scores = self._scores(total)
-        self._write_scores(scores, total)
+        problem = self._write_scores(scores, total)
         self._write_report(scores, total, best, worst)
         self._log_tables(scores, total)
+        if problem is not None:
+            if training_storage() is None:
+                raise problem
+            logger.error("%s Training goes on.", problem)
         return OrderedDict(sem_seg=scores)
 
     def _count(self, prediction: NDArray[np.uint8], truth: NDArray[np.uint8], label_file: str) -> Tables:
@@ -199,12 +204,17 @@ class SemanticEvaluator(DatasetEvaluator):
             else:
                 logger.info("Report written to %s", file)
 
-    def _write_scores(self, scores: dict[str, float], total: Tables) -> None:
+    def _write_scores(self, scores: dict[str, float], total: Tables) -> OSError | None:
+        """Write the JSON file; returns what keeps it from being written."""
         if self._output_dir is None:
-            return
+            return None
         file = self._output_dir / f"scores_{self._dataset_name}.json"
-        write_scores(file, self._dataset_name, total.num_images, scores, total.counts, self._class_names)
+        try:
+            write_scores(file, self._dataset_name, total.num_images, scores, total.counts, self._class_names)
+        except OSError as error:
+            return error
         logger.info("Scores written to %s", file)
+        return None
 
     def _log_tables(self, scores: dict[str, float], total: Tables) -> None:
         name, classes = self._dataset_name, class_table(scores, total.counts, self._class_names)

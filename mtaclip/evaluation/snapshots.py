@@ -4,7 +4,7 @@ Shapes: `H, W` size of an image.
 """
 
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,12 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
-from detectron2.utils.events import EventStorage, get_event_storage
 from numpy.typing import NDArray
 from PIL import Image
 
 from mtaclip.data.labels import read_label_map
 from mtaclip.evaluation.gallery import Example, draw_panels, make_example
-from mtaclip.evaluation.outputs import predicted_labels
+from mtaclip.evaluation.outputs import predicted_labels, training_storage
 from mtaclip.visualization import Palette
 
 logger = logging.getLogger(__name__)
@@ -52,7 +51,9 @@ class SnapshotEvaluator(DatasetEvaluator):
         self._output_dir = Path(output_dir)
         labelled = [str(record["file_name"]) for record in records if record.get("sem_seg_file_name")]
         count = min(count, len(labelled))
-        self._file_names = [labelled[i * len(labelled) // count] for i in range(count)]
+        chosen = [labelled[i * len(labelled) // count] for i in range(count)]
+        uses = Counter(Path(name).stem for name in chosen)
+        self._stems = {name: _stem(Path(name), uses) for name in chosen}
         self.reset()
 
     def reset(self) -> None:
@@ -71,7 +72,7 @@ class SnapshotEvaluator(DatasetEvaluator):
         """
         for record, output in zip(inputs, outputs, strict=True):
             name, label_file = str(record["file_name"]), record.get("sem_seg_file_name")
-            if name not in self._file_names or not label_file:
+            if name not in self._stems or not label_file:
                 continue
             truth = read_label_map(label_file, record.get("label_format", "train_ids"), len(self._palette.names))
             labels = predicted_labels(output, name, len(self._palette.names))
@@ -86,14 +87,14 @@ class SnapshotEvaluator(DatasetEvaluator):
         parts = comm.gather(self._examples, dst=0)
         if comm.is_main_process():
             found = {name: example for part in parts for name, example in part.items()}
-            for name in self._file_names:
+            for name in self._stems:
                 if name in found:
                     self._show(found[name])
         return OrderedDict()
 
     def _show(self, example: Example) -> None:
-        row, storage = draw_row(example, self._palette), _training()
-        stem = Path(example.file_name).stem
+        row, storage = draw_row(example, self._palette), training_storage()
+        stem = self._stems[example.file_name]
         if storage is not None:
             storage.put_image(f"{self._dataset_name}/{stem}", row.transpose(2, 0, 1))
             stem = f"{stem}_{storage.iter:07d}"
@@ -103,6 +104,11 @@ class SnapshotEvaluator(DatasetEvaluator):
             Image.fromarray(row).save(file)
         except OSError as error:
             logger.error("%s: not written: %s.", file, error.strerror)
+
+
+def _stem(file: Path, uses: Counter[str]) -> str:
+    """What an image is called: its stem, with the folder before it where others have the same."""
+    return file.stem if uses[file.stem] == 1 else f"{file.resolve().parent.name}_{file.stem}"
 
 
 def draw_row(example: Example, palette: Palette) -> NDArray[np.uint8]:
@@ -117,11 +123,3 @@ def draw_row(example: Example, palette: Palette) -> NDArray[np.uint8]:
     panels = [cv2.resize(panel, size[::-1], interpolation=cv2.INTER_NEAREST) for panel in panels]
     gap = np.full((size[0], _GAP, 3), 255, np.uint8)
     return np.hstack([part for panel in panels for part in (gap, panel)][1:])
-
-
-def _training() -> EventStorage | None:
-    """The storage of the training that this is a part of, if there is one."""
-    try:
-        return get_event_storage()
-    except AssertionError:
-        return None

@@ -16,6 +16,7 @@ from detectron2.data import transforms as T
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
+from yaml import YAMLError
 
 from mtaclip.checkpoint.loading import load_state, read_checkpoint
 from mtaclip.config import add_mtaclip_config
@@ -88,9 +89,12 @@ class Predictor:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
             cfg.merge_from_other_cfg(CfgNode.load_cfg(checkpoint["config"]))
+        except (AttributeError, KeyError, AssertionError, ValueError, YAMLError) as error:
+            raise ValueError(f"{path}: its config cannot be used: {_first_line(error)}.") from error
+        try:
             cfg.merge_from_list([*opts, "MODEL.WEIGHTS", str(path), "MODEL.DEVICE", device])
         except (KeyError, AssertionError, ValueError) as error:
-            raise ValueError(f"{path}: its config cannot be used: {str(error.args[0]).rstrip('.')}.") from error
+            raise ValueError(f"opts: {_first_line(error)}.") from error
         predictor = cls.__new__(cls)
         predictor._build(cfg, checkpoint)
         return predictor
@@ -155,16 +159,32 @@ class Predictor:
         return {"image": channels_first, "height": pixels.shape[0], "width": pixels.shape[1]}
 
 
+def _first_line(error: Exception) -> str:
+    return str(error.args[0] if error.args else error).splitlines()[0].rstrip(".")
+
+
 def _check_device(name: str) -> None:
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise ValueError(f"MODEL.DEVICE: '{name}' is no device of PyTorch; use 'cuda' or 'cpu'.") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"MODEL.DEVICE is '{name}', but PyTorch finds no GPU here; set MODEL.DEVICE to cpu.")
+    try:
+        torch.zeros(1, device=device).cpu()
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(
+            f"MODEL.DEVICE is '{name}', but PyTorch cannot compute there ({_first_line(error)}); set it to cpu."
+        ) from error
 
 
 def _to_array(image: ImageLike) -> NDArray[np.uint8]:
+    """Any accepted image that is not empty as (H, W, 3) uint8 RGB."""
+    pixels = _pixels(image)
+    if not pixels.size:
+        raise ValueError(f"an image must have pixels, not the size {pixels.shape}.")
+    return pixels
+
+
+def _pixels(image: ImageLike) -> NDArray[np.uint8]:
     """Any accepted image as (H, W, 3) uint8 RGB."""
     if isinstance(image, str | Path):
         return read_image(image)

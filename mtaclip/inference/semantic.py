@@ -53,6 +53,7 @@ class SemanticInference:
         query_eps: a score may be too small by this at most, since queries that cannot matter are left out; it is used
             where the sum is computed on a CPU (a GPU would have to wait for the host to count them).
         device: where class and mask probabilities are summed; None is where the model is.
+        smallest: pixels that the model needs each way; a smaller window is continued by its last row or column.
 
     Raises:
         ValueError: `query_eps` is negative.
@@ -61,6 +62,7 @@ class SemanticInference:
     window: SlidingWindow | None = None
     query_eps: float = 0.0
     device: torch.device | None = None
+    smallest: int = 1
 
     def __post_init__(self) -> None:
         if not self.query_eps >= 0:
@@ -90,7 +92,8 @@ class SemanticInference:
             for (rows, columns), size, keep in zip(spans, sizes, keep_scores, strict=True)
         ]
         for batch in self._batches(spans):
-            windows = torch.stack([images[i][:, y.start : y.stop, x.start : x.stop] for i, y, x in batch])
+            batch = [(i, self._at_least(y), self._at_least(x)) for i, y, x in batch]
+            windows = torch.stack([_crop(images[i], y, x) for i, y, x in batch])
             probabilities, masks = classify(windows)
             with torch.autocast(device.type, enabled=False):
                 for (index, rows, columns), *parts in zip(batch, probabilities.float(), masks, strict=True):
@@ -108,6 +111,9 @@ class SemanticInference:
         (down, across), (vertical, horizontal) = self.window.crop, self.window.stride
         return window_spans(height, down, vertical), window_spans(width, across, horizontal)
 
+    def _at_least(self, span: range) -> range:
+        return range(span.start, max(span.stop, span.start + self.smallest))
+
     def _batches(self, spans: list[tuple[list[range], list[range]]]) -> Iterator[list[tuple[int, range, range]]]:
         """Windows of equal size, each with the number of its image; those of one image in their order."""
         windows = [(index, y, x) for index, (rows, columns) in enumerate(spans) for y in rows for x in columns]
@@ -121,3 +127,14 @@ class SemanticInference:
                 batch = []
             batch.append(window)
         yield batch
+
+
+def _crop(image: Tensor, rows: range, columns: range) -> Tensor:
+    """A window of an image (3, H, W), beyond whose edges its last row and column go on."""
+    height, width = image.shape[-2:]
+    window = image[:, rows.start : rows.stop, columns.start : columns.stop]
+    if rows.stop <= height and columns.stop <= width:
+        return window
+    down = torch.arange(len(rows), device=image.device).clamp_(max=window.shape[1] - 1)
+    across = torch.arange(len(columns), device=image.device).clamp_(max=window.shape[2] - 1)
+    return window[:, down][:, :, across]

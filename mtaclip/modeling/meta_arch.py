@@ -23,6 +23,8 @@ from mtaclip.modeling.pixel_decoder import PixelDecoder
 from mtaclip.modeling.text_encoder import CLIPTextEncoder, PromptedTexts
 from mtaclip.structures import Predictions
 
+_SMALLEST = 32  # pixels; the image towers divide by so much
+
 
 @META_ARCH_REGISTRY.register()
 class MTACLIP(nn.Module):
@@ -220,6 +222,7 @@ def _inference(cfg: CfgNode) -> SemanticInference:
         window=window,
         query_eps=cfg.TEST.QUERY_EPS,
         device=torch.device("cpu") if where == "cpu" else None,
+        smallest=_SMALLEST,
     )
 
 

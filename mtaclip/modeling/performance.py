@@ -26,7 +26,13 @@ def speed_up(model: nn.Module, cfg: CfgNode) -> None:
 
 
 def amp_dtype(cfg: CfgNode) -> torch.dtype | None:
-    """Data type of autocast that SOLVER.AMP asks for; None for float32."""
+    """Data type of autocast that SOLVER.AMP asks for; None for float32.
+
+    Raises:
+        ValueError: it asks for another.
+    """
+    if cfg.SOLVER.AMP.DTYPE not in AMP_DTYPES:
+        raise ValueError(f"SOLVER.AMP.DTYPE must be one of {list(AMP_DTYPES)}, got {cfg.SOLVER.AMP.DTYPE!r}.")
     return AMP_DTYPES[cfg.SOLVER.AMP.DTYPE] if cfg.SOLVER.AMP.ENABLED else None
 
 

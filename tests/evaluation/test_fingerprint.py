@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mtaclip.engine import setup_cfg
+from mtaclip.engine.evaluation import unwrapped
 from mtaclip.evaluation.fingerprint import fingerprint
 
 
@@ -26,7 +27,7 @@ def test_layout_and_wrapper_do_not_matter(cfg, free_url):
     assert fingerprint(cfg(), make_model().to(memory_format=torch.channels_last)) == expected
     torch.distributed.init_process_group("gloo", init_method=free_url, rank=0, world_size=1)
     try:
-        assert fingerprint(cfg(), torch.nn.parallel.DistributedDataParallel(make_model())) == expected
+        assert fingerprint(cfg(), unwrapped(torch.nn.parallel.DistributedDataParallel(make_model()))) == expected
     finally:
         torch.distributed.destroy_process_group()
 

@@ -1,6 +1,7 @@
 """Images that every evaluation draws."""
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -85,3 +86,12 @@ def test_images_without_labels_are_not_chosen(records, tmp_path):
     records[0].pop("sem_seg_file_name")
     evaluate(SnapshotEvaluator(DATASET, records[:2], 2, tmp_path / "out"), records)
     assert names(tmp_path / "out") == ["photo1.png"]
+
+
+def test_images_of_one_name_keep_apart(records, tmp_path):
+    for number, record in enumerate(records[:2]):
+        photo = tmp_path / f"folder{number}" / "photo.png"
+        photo.parent.mkdir()
+        record["file_name"] = str(Path(record["file_name"]).rename(photo))
+    evaluate(SnapshotEvaluator(DATASET, records[:3], 3, tmp_path / "out"), records)
+    assert names(tmp_path / "out") == ["folder0_photo.png", "folder1_photo.png", "photo2.png"]

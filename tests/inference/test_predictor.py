@@ -156,12 +156,14 @@ def test_scores_that_are_not_finite_are_refused(tmp_path):
         (np.zeros((3, 4, 4), np.uint8), ValueError),
         (torch.zeros(4, 4, 3, dtype=torch.uint8), ValueError),
         (torch.zeros(3, 4, 4), ValueError),
+        (np.zeros((0, 4, 3), np.uint8), ValueError),
+        (torch.zeros(3, 4, 0, dtype=torch.uint8), ValueError),
         (Image.new("I", (4, 4)), ValueError),
         ([[0]], TypeError),
     ],
 )
 def test_other_arrays_are_refused(tmp_path, image, error):
-    with pytest.raises(error, match="must be"):
+    with pytest.raises(error, match="must (be|have pixels)"):
         Predictor(make_cfg(tmp_path))(image)
 
 
@@ -196,8 +198,19 @@ def test_a_checkpoint_is_enough(tmp_path, config_path):
     assert torch.equal(found.scores, expected.scores)
     larger = Predictor.from_checkpoint(file, device="cpu", opts=["INPUT.MIN_SIZE_TEST", "0"])(image, scores=True)
     assert not torch.equal(larger.scores, expected.scores)
-    with pytest.raises(ValueError, match=r"model_final\.pth.*INPUT\.SIZE_TEST"):
-        Predictor.from_checkpoint(file, opts=["INPUT.SIZE_TEST", "0"])
+    for opts, words in (
+        (["INPUT.SIZE_TEST", "0"], r"opts: .*INPUT\.SIZE_TEST"),
+        (["SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", "half"], r"SOLVER\.AMP\.DTYPE must be one of .*'half'"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            Predictor.from_checkpoint(file, device="cpu", opts=opts)(image)
+    with pytest.raises(ValueError, match=r"MODEL\.DEVICE is 'meta'"):
+        Predictor.from_checkpoint(file, device="meta")
+    content = torch.load(file, weights_only=True)
+    for config in ("- 1\n", "MODEL: [\n"):
+        torch.save(content | {"config": config}, tmp_path / "odd.pth")
+        with pytest.raises(ValueError, match=r"odd\.pth: its config cannot be used"):
+            Predictor.from_checkpoint(tmp_path / "odd.pth", device="cpu")
 
 
 def test_a_checkpoint_without_config_says_what_else_to_do(tmp_path):

@@ -211,6 +211,25 @@ def test_pixels_whose_scores_are_not_finite_have_no_class(value):
     assert (result["labels"] == INVALID).all()
 
 
+@pytest.mark.parametrize("window", [None, SlidingWindow((64, 96), (43, 64))], ids=["whole", "windows"])
+@pytest.mark.parametrize("size", [(1, 130), (200, 5), (3, 3)])
+def test_images_smaller_than_the_model_needs_are_continued_by_their_edges(size, window):
+    image = picture(*size)
+    seen = []
+
+    def noted(part):
+        seen.append(min(part.shape[-2:]))
+        return classify(part)
+
+    (result,) = SemanticInference(window, smallest=32)(noted, [image], [size], [True])
+    assert min(seen) >= 32
+    if window is None:
+        missing = [0, max(0, 32 - size[1]), 0, max(0, 32 - size[0])]
+        padded = F.pad(image[None].float(), missing, mode="replicate")[0].to(torch.uint8)
+        expected = plain(padded, tuple(padded.shape[-2:]))[:, : size[0], : size[1]]
+        torch.testing.assert_close(result["sem_seg"], expected.float(), rtol=0, atol=2e-6)
+
+
 def test_settings_that_cannot_work_name_their_key():
     for settings, key in (
         (((64, 64), (65, 64)), r"STRIDE.*between the windows"),

@@ -68,6 +68,13 @@ def test_scores_have_the_asked_size_whatever_the_image_has(build):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 2), (31, 31)])
+def test_images_may_be_thin(build, size):
+    (result,) = build().eval()([sample(*size)])
+    assert result["labels"].shape == size and result["labels"].max() < 19
+
+
+@torch.no_grad()
 def test_one_large_window_is_the_whole_image(build):
     whole = build().eval()
     window = build("mtaclip", "TEST.SLIDING_WINDOW.ENABLED", "True").eval()

@@ -206,3 +206,40 @@ def test_expected_results_decide_the_exit_status(train, tmp_path, expected, stat
     words = "Result verification failed" if status else "Results verification passed"
     assert words in done.stdout + done.stderr
     assert (tmp_path / "scores_cityscapes_sem_seg_val.json").is_file()
+
+
+def test_a_process_may_have_no_image_to_evaluate(run_script, tmp_path):
+    """Also right after training, and with the only image's label map already there."""
+    root = tmp_path / "datasets"
+    drawn = ["--root", root, "--dataset", "cityscapes", "--train", 4, "--val", 1, "--test", 0, "--size", 64, 128]
+    assert run_script("datasets/make_miniature.py", *drawn, root=root).returncode == 0
+    options = [*SMALL, "SOLVER.MAX_ITER", "2", "TEST.EVAL_PERIOD", "1", "OUTPUT_DIR", tmp_path / "out"]
+    command = ["train_net.py", "--config-file", TINY, "--num-gpus", 0, "--num-processes", 2]
+    for _ in range(2):
+        done = run_script(*command, *options, "TEST.SAVE_PREDICTIONS", "True", root=root)
+        assert done.returncode == 0, done.stderr
+    scores = json.loads((tmp_path / "out" / "scores_cityscapes_sem_seg_val.json").read_text())
+    assert scores["num_images"] == 1
+
+
+def test_a_final_checkpoint_that_cannot_be_written_ends_all_processes(train, tmp_path):
+    (tmp_path / "out" / "model_final.pth.partial").mkdir(parents=True)
+    done = train("--num-processes", 2, *SMALL, "SOLVER.MAX_ITER", "2", "OUTPUT_DIR", tmp_path / "out")
+    assert done.returncode == 1
+    assert "model_final.pth: not written" in done.stderr.strip().splitlines()[-1]
+
+
+def test_scores_that_cannot_be_written_do_not_end_a_training_whose_expected_scores_are_checked(train, tmp_path):
+    val, other = "cityscapes_sem_seg_val", "cityscapes_sem_seg_train"
+    (tmp_path / "out" / f"scores_{val}.json").mkdir(parents=True)
+    expected = f"[['{other}/sem_seg', 'mIoU', 50.0, 50.0]]"
+    options = [*SMALL, "SOLVER.MAX_ITER", "2", "DATASETS.TEST", f"('{val}','{other}')", "OUTPUT_DIR", tmp_path / "out"]
+    done = train(*options, "TEST.EXPECTED_RESULTS", expected)
+    assert done.returncode == 0, done.stderr
+    assert f"scores_{val}.json: not written" in done.stdout + done.stderr
+    assert "Results verification passed" in done.stdout + done.stderr
+    assert f"{val}/sem_seg/mIoU" in (tmp_path / "out" / "metrics.json").read_text()
+    weights = ["MODEL.WEIGHTS", tmp_path / "out" / "model_final.pth"]
+    again = train("--eval-only", *options, *weights, "DATASETS.TEST", f"('{val}',)")
+    assert again.returncode == 1 and "not written" in again.stderr.strip().splitlines()[-1]
+    assert "4 images:" in again.stdout
