@@ -30,6 +30,21 @@ def propagating_loggers():
         logger.propagate = propagate
 
 
+@pytest.fixture
+def log():
+    """Messages of the package from INFO on, as they come."""
+    messages: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())
+    logger = logging.getLogger("mtaclip")
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    yield messages
+    logger.removeHandler(handler)
+    logger.setLevel(level)
+
+
 @pytest.fixture(scope="session")
 def config_path():
     """A function from a path below `configs/` to the file."""

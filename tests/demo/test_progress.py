@@ -1,36 +1,18 @@
 """Progress where there is no terminal."""
 
-import logging
 import time
-
-import pytest
 
 from mtaclip.demo.progress import progress
 
 
-@pytest.fixture
-def messages():
-    """What is logged, whether or not another test has stopped loggers from propagating."""
-    messages: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: messages.append(record.getMessage())
-    logger = logging.getLogger("mtaclip.demo.progress")
-    level = logger.level
-    logger.setLevel(logging.INFO)
-    logger.addHandler(handler)
-    yield messages
-    logger.removeHandler(handler)
-    logger.setLevel(level)
-
-
-def test_lines_say_how_far_it_is_and_how_much_time_is_left(messages):
+def test_lines_say_how_far_it_is_and_how_much_time_is_left(log):
     items = []
     for item in progress("abc", 3, "image", log_seconds=0.0):
         items.append(item)
         time.sleep(0.01)
     list(progress("ab", None, "frame", log_seconds=0.0))
     assert items == ["a", "b", "c"]
-    assert messages == [
+    assert log == [
         "image 1 of 3, 00:00 left",
         "image 2 of 3, 00:00 left",
         "image 3 of 3, 00:00 left",
@@ -39,6 +21,6 @@ def test_lines_say_how_far_it_is_and_how_much_time_is_left(messages):
     ]
 
 
-def test_short_tasks_say_nothing(messages):
+def test_short_tasks_say_nothing(log):
     assert list(progress(range(100), 100, "image")) == list(range(100))
-    assert messages == []
+    assert log == []

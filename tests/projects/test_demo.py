@@ -1,7 +1,6 @@
 import argparse
 import contextlib
 import io
-import logging
 import os
 import re
 import shlex
@@ -81,18 +80,6 @@ INPUT: {{MIN_SIZE_TEST: 32, MAX_SIZE_TEST: 64}}
     ]
     DatasetCatalog.remove(DATASET)
     MetadataCatalog.remove(DATASET)
-
-
-@pytest.fixture
-def log():
-    """Messages of the demo and the package."""
-    messages: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: messages.append(record.getMessage())
-    logger = logging.getLogger("mtaclip")
-    logger.addHandler(handler)
-    yield messages
-    logger.removeHandler(handler)
 
 
 def write_image(file: Path, colour: tuple[int, int, int]) -> Path:
