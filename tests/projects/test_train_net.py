@@ -226,7 +226,8 @@ def test_a_final_checkpoint_that_cannot_be_written_ends_all_processes(train, tmp
     (tmp_path / "out" / "model_final.pth.partial").mkdir(parents=True)
     done = train("--num-processes", 2, *SMALL, "SOLVER.MAX_ITER", "2", "OUTPUT_DIR", tmp_path / "out")
     assert done.returncode == 1
-    assert "model_final.pth: not written" in done.stderr.strip().splitlines()[-1]
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("train_net.py: error:")]
+    assert "model_final.pth: not written" in error
 
 
 def test_scores_that_cannot_be_written_do_not_end_a_training_whose_expected_scores_are_checked(train, tmp_path):
