@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from mtaclip.inference.predictor import ImageLike, Predictor
 from mtaclip.inference.windows import Window
 from mtaclip.losses.targets import SemanticTargets
-from mtaclip.modeling.meta_arch import MTACLIP
+from mtaclip.modeling.meta_arch import MTACLIP, SMALLEST
+from mtaclip.modeling.pixel_decoder import cell_centres
 from mtaclip.structures import Predictions
 
 _BAND = 64  # rows of the label map that are decided at a time
@@ -147,7 +148,8 @@ def explain(model: Predictor | MTACLIP, image: ImageLike) -> Alignment:
         image: for a predictor, see there; for a model a (3, H, W) uint8 RGB tensor.
 
     Raises:
-        ValueError: the model is not `explainable`, or what it says is not finite; see also `Predictor`.
+        ValueError: the model is not `explainable`, the image too narrow for it, or what it says is not finite; see also
+            `Predictor`.
         OSError: the file cannot be read.
     """
     return _observe(model, image)[0]
@@ -174,7 +176,7 @@ def explain_with_truth(
     alignment, predictions, network = _observe(model, image)
     num_classes = len(alignment.texts) - 1
     targets = SemanticTargets.from_labels(torch.from_numpy(labels)[None], num_classes, network.device)
-    points = _pixel_centres(*predictions.mask_features.shape[-2:], network.device)
+    points = cell_centres(*predictions.mask_features.shape[-2:], predictions.mask_features)
     matched = network.criterion.matcher(predictions, targets, points[None, None])
     return alignment, matched[-1, 0].numpy()
 
@@ -186,6 +188,12 @@ def _observe(model: Predictor | MTACLIP, image: ImageLike) -> tuple[Alignment, P
         pixels, context = model.prepare(image)["image"], model.autocast()
     else:
         pixels, context = image, nullcontext()
+    height, width = pixels.shape[-2:]
+    if min(height, width) < SMALLEST:
+        raise ValueError(
+            f"the model would see the picture at {width} x {height} pixels and needs {SMALLEST} each way: choose one "
+            "that is less narrow."
+        )
     with context:
         predictions = network.predict(network.normalise(pixels[None]), compare=True)
         logits = predictions.mask_logits()[0]
@@ -226,10 +234,3 @@ def _decide_band(probabilities: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
     labels = torch.einsum("qc,qhw->chw", probabilities, masks).argmax(dim=0)
     owners = (probabilities[:, labels] * masks).argmax(dim=0)
     return labels.to(torch.uint8), owners.to(torch.int16)
-
-
-def _pixel_centres(height: int, width: int, device: torch.device) -> Tensor:
-    """Centres (x, y) in 0 .. 1 of the pixels of a mask, (height * width, 2)."""
-    y = (torch.arange(height, device=device) + 0.5) / height
-    x = (torch.arange(width, device=device) + 0.5) / width
-    return torch.cartesian_prod(y, x).flip(-1)

@@ -1,7 +1,6 @@
 """Image and video files that a user names: files, folders, patterns, or a list of them on standard input."""
 
 import glob
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -71,26 +70,3 @@ def _files_at(path: Path, output: Path) -> list[Path]:
         and file.is_file()
         and not (results_inside and output.resolve() in file.resolve().parents)
     ]
-
-
-def output_stems(files: Sequence[Path]) -> list[str]:
-    """Beginnings of the output names, all different even where upper and lower case are the same.
-
-    A file's stem, if no other file has it; else with its folder's name; else with its suffix, too; else numbered.
-    """
-    stems = [file.stem for file in files]
-    parents = [file.resolve().parent.name for file in files]
-    for candidates in (
-        [f"{parent}_{file.stem}" for parent, file in zip(parents, files, strict=True)],
-        [f"{parent}_{file.stem}_{file.suffix[1:]}" for parent, file in zip(parents, files, strict=True)],
-    ):
-        uses = Counter(stem.lower() for stem in stems)
-        stems = [longer if uses[stem.lower()] > 1 else stem for stem, longer in zip(stems, candidates, strict=True)]
-    taken: set[str] = set()
-    for index, stem in enumerate(stems):
-        number = 1
-        while stems[index].lower() in taken:
-            number += 1
-            stems[index] = f"{stem}-{number}"
-        taken.add(stems[index].lower())
-    return stems

@@ -7,11 +7,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from detectron2.data import MetadataCatalog
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -21,6 +19,7 @@ from mtaclip.inference.confidence import confidence
 from mtaclip.inference.predictor import Predictor
 from mtaclip.visualization import Painter, Palette, Segmented
 from mtaclip.visualization.alignment_page import heat_map_section, segments_section
+from mtaclip.visualization.encode import encode_png
 from mtaclip.visualization.heat_map import draw_heat_map
 from mtaclip.visualization.legend import count_pixels, legend_entries
 from mtaclip.visualization.page import Html, element, image
@@ -30,7 +29,6 @@ PIXEL_VIEWS = ("overlay", "confidence")
 TEXT_VIEWS = ("segments", "heat map")  # only of a model with a text side
 LONGEST_EDGE = 2048
 
-_SHORTEST_EDGE = 32  # stride of the image tower
 _CONFIDENCE = "Share of the winning class in a pixel's class scores, from 0 (dark blue) to 1 (yellow)."
 _FADED = 168  # grey of the segments that are not highlighted
 
@@ -65,7 +63,7 @@ class Viewer:
         Raises:
             ValueError: its config names no test dataset, or one whose metadata do not fit the model.
         """
-        self.palette = _palette(predictor)
+        self.palette = Palette.from_config(predictor.cfg)
         self.limitation: str | None = None
         self._predictor = predictor
         try:
@@ -83,12 +81,6 @@ class Viewer:
         Raises:
             ValueError: the image is too narrow for the model, or what this says is not finite.
         """
-        height, width = self._predictor.prepare(picture)["image"].shape[-2:]
-        if min(height, width) < _SHORTEST_EDGE:
-            raise ValueError(
-                f"the model would see the picture at {width} x {height} pixels and needs {_SHORTEST_EDGE} each way: "
-                "choose one that is less narrow."
-            )
         alignment = None if self.limitation else explain(self._predictor, picture)
         return Look(self._predictor, self.palette, picture, self._predictor(picture).labels, alignment)
 
@@ -141,7 +133,7 @@ class Look:
 
     def label_file(self) -> bytes:
         """A PNG of one channel, whose pixel values are the train ids."""
-        return _png(self.labels)
+        return encode_png(self.labels)
 
     def numbers_file(self) -> bytes:
         """Classes and segments with their numbers as JSON, the largest first.
@@ -163,7 +155,7 @@ class Look:
         painter = Painter(self.palette, shown=None if highlighted is None else tuple(highlighted))
         shares = self.confidence if name == "confidence" else None
         segmented = Segmented(self.image, self.labels, shares)
-        data = _png(painter.picture(name, segmented))
+        data = encode_png(painter.picture(name, segmented))
         below = self._legend(highlighted) if name == "overlay" else element("p", _CONFIDENCE, class_="note")
         return View(element("div", image(data, "png", f"The image's {name}"), below), data, ".png")
 
@@ -209,29 +201,6 @@ def read_picture(file: Path) -> tuple[NDArray[np.uint8], str | None]:
     return scaled, f"Scaled down from {width} x {height} to {size[0]} x {size[1]} pixels."
 
 
-def find_classes(text: str, palette: Palette) -> tuple[int, ...] | None:
-    """Train ids of classes whose names are separated by commas; None if there is no name.
-
-    Raises:
-        ValueError: there is no such class; the message lists close names.
-    """
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    return palette.train_ids(names) if names else None
-
-
-def _palette(predictor: Predictor) -> Palette:
-    cfg = predictor.cfg
-    if not cfg.DATASETS.TEST:
-        raise ValueError("DATASETS.TEST is empty: name the dataset whose classes the model predicts.")
-    palette = Palette.from_metadata(MetadataCatalog.get(cfg.DATASETS.TEST[0]))
-    if len(palette.names) != cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES:
-        raise ValueError(
-            f"DATASETS.TEST: '{cfg.DATASETS.TEST[0]}' has {len(palette.names)} classes, the model "
-            f"{cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES}: name the dataset whose classes the model predicts."
-        )
-    return palette
-
-
 def _faded(palette: Palette, highlighted: Sequence[int]) -> Palette:
     colours = np.full_like(palette.colours, _FADED)
     colours[list(highlighted)] = palette.colours[list(highlighted)]
@@ -253,9 +222,3 @@ def _segment_numbers(alignment: Alignment, palette: Palette) -> dict[str, object
         for segment in alignment.segments()
     ]
     return {"segments_width": width, "segments_height": height, "segments": segments}
-
-
-def _png(pixels: NDArray[np.uint8]) -> bytes:
-    stream = BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG")
-    return stream.getvalue()

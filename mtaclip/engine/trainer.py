@@ -58,9 +58,8 @@ class Trainer(DefaultTrainer):
         TrainerBase.__init__(self)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         # What is missing or cannot be evaluated is better noticed now than later.
-        for names in (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST):
-            if names:
-                get_records(names)
+        if cfg.DATASETS.TRAIN:
+            get_records(cfg.DATASETS.TRAIN)
         for name in cfg.DATASETS.TEST:
             self.build_evaluator(cfg, name)
         model = self.build_model(cfg)

@@ -1,41 +1,14 @@
-"""Work that goes on while the model computes the next image."""
+"""Evaluation that goes on while the model computes the next image."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from detectron2.evaluation import DatasetEvaluator
 from torch import Tensor
 
-
-class Background:
-    """A thread that makes calls, one after the other.
-
-    Args:
-        name: of the thread.
-        limit: calls that may be under way; whoever adds one more waits, so that what they hold stays bounded.
-    """
-
-    def __init__(self, name: str, limit: int = 8) -> None:
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
-        self._calls: deque[Future] = deque()
-        self._limit = limit
-
-    def submit(self, function: Callable[..., object], *args: Any) -> None:
-        """Have `function(*args)` called; raises what an earlier call has raised."""
-        while self._calls and (self._calls[0].done() or len(self._calls) >= self._limit):
-            self._calls.popleft().result()
-        self._calls.append(self._thread.submit(function, *args))
-
-    def flush(self) -> None:
-        """Wait for all calls; raises what one of them has raised."""
-        while self._calls:
-            self._calls.popleft().result()
-
-    def close(self) -> None:
-        """End the thread after all calls; what they raise is not raised any more."""
-        self._thread.shutdown()
+_WAITING = 8  # batches that may be under way, so that what they hold stays bounded
 
 
 class BackgroundEvaluator(DatasetEvaluator):
@@ -49,15 +22,15 @@ class BackgroundEvaluator(DatasetEvaluator):
 
     def __init__(self, evaluator: DatasetEvaluator) -> None:
         self._evaluator = evaluator
-        self._background = Background("evaluation")
 
     def reset(self) -> None:
         """Forget every image."""
-        self._background = Background("evaluation")
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="evaluation")
+        self._batches: deque[Future] = deque()
         self._evaluator.reset()
 
     def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
-        """Bring what the model returned to the host and hand it on.
+        """Bring what the model returned to the host and hand it on; waits while too many batches are under way.
 
         Args:
             inputs: one dict per image; their tensors are left out.
@@ -65,12 +38,13 @@ class BackgroundEvaluator(DatasetEvaluator):
         """
         records = [{key: value for key, value in item.items() if not isinstance(value, Tensor)} for item in inputs]
         found = [{k: v.cpu() if isinstance(v, Tensor) else v for k, v in output.items()} for output in outputs]
-        self._background.submit(self._evaluator.process, records, found)
+        while self._batches and (self._batches[0].done() or len(self._batches) >= _WAITING):
+            self._batches.popleft().result()
+        self._batches.append(self._thread.submit(self._evaluator.process, records, found))
 
     def evaluate(self) -> Any:
         """Wait for the images, and evaluate them."""
-        try:
-            self._background.flush()
-        finally:
-            self._background.close()
+        with self._thread:
+            while self._batches:
+                self._batches.popleft().result()
         return self._evaluator.evaluate()

@@ -3,14 +3,12 @@
 Shapes: `C` classes. Confusion matrices are (C, C) int64, rows = ground truth, columns = prediction.
 """
 
-from io import BytesIO
-
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from mtaclip.evaluation.scores import class_iou, mean_iou
 from mtaclip.visualization import Palette
+from mtaclip.visualization.encode import encode_png
 from mtaclip.visualization.page import Html, element, image
 
 _MANY = 40  # more classes than these are drawn without names
@@ -123,6 +121,5 @@ def _matrix_of_pixels(shares: NDArray[np.float64]) -> Html:
     """A PNG of C x C pixels, transparent where nothing is, so that it fits on light and dark pages."""
     right = np.eye(len(shares), dtype=np.intp)
     opacity = np.rint(255.0 * np.sqrt(shares)).astype(np.uint8)
-    stream = BytesIO()
-    Image.fromarray(np.dstack([_COLOURS[right], opacity])).save(stream, "PNG")
-    return image(stream.getvalue(), "png", f"Confusion matrix of {len(shares)} classes, a pixel for each pair")
+    picture = encode_png(np.dstack([_COLOURS[right], opacity]))
+    return image(picture, "png", f"Confusion matrix of {len(shares)} classes, a pixel for each pair")

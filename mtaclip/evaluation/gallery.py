@@ -16,6 +16,7 @@ from PIL import Image
 
 from mtaclip.data.labels import IGNORE_LABEL, read_image
 from mtaclip.visualization import Palette, draw_overlay
+from mtaclip.visualization.encode import encode_jpeg, encode_png
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +140,7 @@ def make_example(
     prediction, truth = _nearest(prediction, size), _nearest(truth, size)
     truth[truth == ignore_label] = IGNORE_LABEL
     photo = _read_miniature(file_name, size)
-    return Example(score, file_name, label_file, photo, _encode_png(prediction), _encode_png(truth))
+    return Example(score, file_name, label_file, photo, encode_png(prediction), encode_png(truth))
 
 
 def draw_example(example: Example, palette: Palette) -> Pictures:
@@ -150,7 +151,7 @@ def draw_example(example: Example, palette: Palette) -> Pictures:
         palette: names and colours of the classes.
     """
     _, *pictures = draw_panels(example, palette)
-    return Pictures(*(_encode_jpeg(picture, _SHOWN_QUALITY) for picture in pictures))
+    return Pictures(*(encode_jpeg(picture, _SHOWN_QUALITY, subsampling=0) for picture in pictures))
 
 
 def draw_panels(example: Example, palette: Palette) -> tuple[NDArray[np.uint8], ...]:
@@ -199,23 +200,13 @@ def _read_miniature(file_name: str, size: tuple[int, int]) -> bytes | None:
     except (OSError, ValueError) as error:
         logger.warning("The report shows an image without its photo: %s", error)
         return None
-    return _encode_jpeg(np.asarray(photo.resize(size[::-1], Image.Resampling.BOX, reducing_gap=2.0)), _STORED_QUALITY)
+    return encode_jpeg(
+        np.asarray(photo.resize(size[::-1], Image.Resampling.BOX, reducing_gap=2.0)), _STORED_QUALITY, subsampling=0
+    )
 
 
 def _nearest(labels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     return cv2.resize(labels, size[::-1], interpolation=cv2.INTER_NEAREST)
-
-
-def _encode_png(pixels: NDArray[np.uint8]) -> bytes:
-    stream = BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG")
-    return stream.getvalue()
-
-
-def _encode_jpeg(pixels: NDArray[np.uint8], quality: int) -> bytes:
-    stream = BytesIO()
-    Image.fromarray(pixels).save(stream, "JPEG", quality=quality, subsampling=0)
-    return stream.getvalue()
 
 
 def _decode(data: bytes) -> NDArray[np.uint8]:

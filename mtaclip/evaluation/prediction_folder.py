@@ -5,10 +5,8 @@ weights, settings or images are replaced. A label map is written under a hidden 
 absent, and its checksums are compared when it is read. Shapes: `C` classes, `H, W` the original size of an image.
 """
 
-import contextlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,11 +21,11 @@ from PIL import Image
 
 from mtaclip.data.labels import IGNORE_LABEL, label_table, read_label_map
 from mtaclip.evaluation.fingerprint import digest_of_images
+from mtaclip.files import PARTIAL, replace_file
 
 logger = logging.getLogger(__name__)
 
 _MANIFEST = "predictions.json"
-_PARTIAL = ".partial"
 _DESCRIPTIONS = {
     "cityscapes_label_ids": "label ids, ready for the Cityscapes benchmark's server",
     "ade20k": "classes 1 to 150, ready for the SceneParse150 benchmark's server",
@@ -129,7 +127,7 @@ class PredictionFolder:
             )
         encoded = cv2.imencode(".png", cv2.LUT(labels, self._stored_values))[1]
         try:
-            _replace(file, encoded.tobytes())
+            replace_file(file, encoded.tobytes())
         except OSError as error:
             raise OSError(self._sentence(file, error)) from error
 
@@ -144,7 +142,7 @@ class PredictionFolder:
 
     def _prepare(self, manifest: dict[str, str]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        for left_over in self.folder.glob(f".*{_PARTIAL}"):
+        for left_over in self.folder.glob(f".*{PARTIAL}"):
             left_over.unlink(missing_ok=True)
         present, file = self._present(), self.folder / _MANIFEST
         stored = _read_manifest(file)
@@ -159,7 +157,7 @@ class PredictionFolder:
             file.unlink(missing_ok=True)  # first, so that none of the old ones is ever taken for a new one
             for old in present:
                 old.unlink(missing_ok=True)
-            _replace(file, json.dumps(manifest, indent=1).encode())
+            replace_file(file, json.dumps(manifest, indent=1).encode())
         elif present:
             logger.info(
                 "%s: %d of %d predictions are there and are not computed again.",
@@ -219,14 +217,3 @@ def _origin(stored: dict[str, str] | None, manifest: dict[str, str]) -> str:
     if stored is None:
         return f"of unknown origin ({_MANIFEST} is missing or damaged)"
     return f"of other {' and '.join(key for key, value in manifest.items() if stored.get(key) != value)}"
-
-
-def _replace(file: Path, content: bytes) -> None:
-    """Give `file` its content, complete, or leave it as it is; the disk need not have it yet."""
-    partial = file.with_name(f".{file.name}.{comm.get_rank()}{_PARTIAL}")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, file)
-    finally:
-        with contextlib.suppress(OSError):  # what is left is removed at the next start
-            partial.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from tabulate import tabulate
+
+from mtaclip.files import replace_file
 
 _ROWS_PER_BLOCK = 50  # longer class lists continue in further columns
 
@@ -163,14 +164,9 @@ def write_file(file: Path, text: str) -> None:
     Raises:
         OSError: the file cannot be written; the message says which and why.
     """
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, file)
-        finally:
-            temporary.unlink(missing_ok=True)
+        replace_file(file, text.encode())
     except OSError as error:
         raise OSError(f"{file}: not written: {error.strerror}.") from error
 

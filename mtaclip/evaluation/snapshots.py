@@ -4,7 +4,7 @@ Shapes: `H, W` size of an image.
 """
 
 import logging
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from PIL import Image
 from mtaclip.data.labels import read_label_map
 from mtaclip.evaluation.gallery import Example, draw_panels, make_example
 from mtaclip.evaluation.outputs import predicted_labels, training_storage
+from mtaclip.files import output_stems
 from mtaclip.visualization import Palette
 
 logger = logging.getLogger(__name__)
@@ -52,8 +53,7 @@ class SnapshotEvaluator(DatasetEvaluator):
         labelled = [str(record["file_name"]) for record in records if record.get("sem_seg_file_name")]
         count = min(count, len(labelled))
         chosen = [labelled[i * len(labelled) // count] for i in range(count)]
-        uses = Counter(Path(name).stem for name in chosen)
-        self._stems = {name: _stem(Path(name), uses) for name in chosen}
+        self._stems = dict(zip(chosen, output_stems([Path(name) for name in chosen]), strict=True))
         self.reset()
 
     def reset(self) -> None:
@@ -104,11 +104,6 @@ class SnapshotEvaluator(DatasetEvaluator):
             Image.fromarray(row).save(file)
         except OSError as error:
             logger.error("%s: not written: %s.", file, error.strerror)
-
-
-def _stem(file: Path, uses: Counter[str]) -> str:
-    """What an image is called: its stem, with the folder before it where others have the same."""
-    return file.stem if uses[file.stem] == 1 else f"{file.resolve().parent.name}_{file.stem}"
 
 
 def draw_row(example: Example, palette: Palette) -> NDArray[np.uint8]:

@@ -5,7 +5,6 @@ Shapes: `C` classes, `H, W` size of the given image, `h, w` size at which the mo
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +106,6 @@ class Predictor:
         self._model = build_inference(cfg, model).eval()
         self._augmentations = T.AugmentationList(inference_augmentations(cfg))
         self._cfg = cfg.clone()
-        self._autocast = partial(autocast, self._cfg)
 
     @torch.no_grad()
     def __call__(self, image: ImageLike, *, scores: bool = False) -> Prediction:
@@ -144,7 +142,7 @@ class Predictor:
 
     def autocast(self) -> torch.autocast:
         """The context in which the model is evaluated."""
-        return self._autocast()
+        return autocast(self._cfg)
 
     def prepare(self, image: ImageLike) -> dict[str, Any]:
         """One image as the model takes it: "image" uint8 (3, h, w) RGB, "height" and "width" of what was given.

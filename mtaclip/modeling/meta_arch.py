@@ -23,7 +23,7 @@ from mtaclip.modeling.pixel_decoder import PixelDecoder
 from mtaclip.modeling.text_encoder import CLIPTextEncoder, PromptedTexts
 from mtaclip.structures import Predictions
 
-_SMALLEST = 32  # pixels; the image towers divide by so much
+SMALLEST = 32  # pixels each way that the image towers need, which divide by so much
 
 
 @META_ARCH_REGISTRY.register()
@@ -222,7 +222,7 @@ def _inference(cfg: CfgNode) -> SemanticInference:
         window=window,
         query_eps=cfg.TEST.QUERY_EPS,
         device=torch.device("cpu") if where == "cpu" else None,
-        smallest=_SMALLEST,
+        smallest=SMALLEST,
     )
 
 

@@ -1,15 +1,11 @@
 """All views of one image's alignment as a page that needs no other file."""
 
 from collections.abc import Sequence
-from io import BytesIO
-
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from mtaclip.alignment.explain import Alignment
 from mtaclip.alignment.words import Word
 from mtaclip.visualization.context_maps import draw_context_maps
+from mtaclip.visualization.encode import encode_png
 from mtaclip.visualization.heat_map import draw_heat_map
 from mtaclip.visualization.page import Html, element, image, page, section, table
 from mtaclip.visualization.palette import Palette
@@ -56,7 +52,7 @@ def context_maps_section(alignment: Alignment, texts: Sequence[int]) -> Html:
         texts: numbers of the class texts.
     """
     names = ", ".join(alignment.texts[number] for number in texts)
-    picture = image(_png(draw_context_maps(alignment, texts)), "png", f"Where the prompts fire: {names}")
+    picture = image(encode_png(draw_context_maps(alignment, texts)), "png", f"Where the prompts fire: {names}")
     return section(
         "Prompts",
         element("div", picture, class_="wide"),
@@ -106,9 +102,3 @@ def alignment_page(title: str, alignment: Alignment, sections: Sequence[Html]) -
     contexts, queries, texts = alignment.similarity.shape
     facts = (f"{width} x {height} pixels", f"{queries} mask queries", f"{contexts} prompts of {texts} class texts")
     return page(title, facts, *sections)
-
-
-def _png(pixels: NDArray[np.uint8]) -> bytes:
-    stream = BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG")
-    return stream.getvalue()

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.font_manager import FontProperties, findfont
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from mtaclip.alignment.explain import Alignment
+from mtaclip.visualization.font import sans_font
 
 _PANEL_EDGE = 400  # longer edge of a panel in pixels
 _MARGIN = 16
@@ -41,7 +41,7 @@ def draw_context_maps(alignment: Alignment, texts: Sequence[int]) -> NDArray[np.
     largest = max(float(maps.max()), np.finfo(np.float32).tiny)
     height, width = _panel_size(alignment.image.shape)
     rows, columns = maps.shape[:2]
-    font = ImageFont.truetype(findfont(FontProperties(family="DejaVu Sans")), _FONT_SIZE)
+    font = sans_font(_FONT_SIZE)
     captions = [
         [f"prompt {z + 1} of '{alignment.texts[number]}', max {maps[row, z].max():.2f}" for z in range(columns)]
         for row, number in enumerate(texts)

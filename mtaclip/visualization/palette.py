@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.data.catalog import Metadata
 from numpy.typing import NDArray
 
@@ -57,6 +59,28 @@ class Palette:
             )
         return cls(tuple(names), np.array(colours, dtype=np.uint8))
 
+    @classmethod
+    def from_config(cls, cfg: CfgNode, dataset: str | None = None) -> "Palette":
+        """The classes that the model of a config predicts, as a dataset shows them.
+
+        Args:
+            cfg: DATASETS.TEST and MODEL.SEM_SEG_HEAD.NUM_CLASSES are read.
+            dataset: a registered dataset; None is the first of DATASETS.TEST.
+
+        Raises:
+            ValueError: there is no test dataset, its metadata are incomplete, or it has another number of classes.
+        """
+        if dataset is None and not cfg.DATASETS.TEST:
+            raise ValueError("DATASETS.TEST is empty: name the dataset whose classes the model predicts.")
+        name = dataset or cfg.DATASETS.TEST[0]
+        palette = cls.from_metadata(MetadataCatalog.get(name))
+        if len(palette.names) != cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES:
+            raise ValueError(
+                f"dataset '{name}' has {len(palette.names)} classes, the model {cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES}: "
+                "name the dataset whose classes the model predicts."
+            )
+        return palette
+
     def colour_blind(self) -> "Palette":
         """The same classes in colours that people with colour-vision deficiencies can tell apart as well."""
         return Palette(self.names, np.array(colour_blind_colours(len(self.names)), dtype=np.uint8))
@@ -72,6 +96,15 @@ class Palette:
             if name.casefold() not in known:
                 raise ValueError(f"there is no class '{name}'; {self._hint(name)}.")
         return tuple(known[name.casefold()] for name in names)
+
+    def find(self, text: str) -> tuple[int, ...] | None:
+        """Train ids of classes whose names are separated by commas; None if there is no name.
+
+        Raises:
+            ValueError: see `train_ids`.
+        """
+        names = [name.strip() for name in text.split(",") if name.strip()]
+        return self.train_ids(names) if names else None
 
     def _hint(self, name: str) -> str:
         lowered = {other.casefold(): other for other in self.names}

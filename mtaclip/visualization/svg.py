@@ -1,10 +1,6 @@
 """Vector drawings that bring their own colours, for light and for dark surroundings, alone or inside a page."""
 
-from functools import cache
-
-from matplotlib.font_manager import FontProperties, findfont
-from PIL import ImageFont
-
+from mtaclip.visualization.font import sans_font
 from mtaclip.visualization.page import Html, element
 
 _SIZE = 13  # of text in pixels
@@ -43,7 +39,7 @@ def text(x: float, y: float, words: str, kind: str | None = None, **attributes: 
 
 def text_width(words: str) -> float:
     """Room in pixels that a line of text needs at most, whichever of the usual fonts there is."""
-    return _font().getlength(words)
+    return sans_font(_SIZE).getlength(words)
 
 
 def tip(words: str) -> Html:
@@ -54,11 +50,6 @@ def tip(words: str) -> Html:
 def number(value: float) -> str:
     """Two decimals with a true minus sign, which zero never has."""
     return f"{round(value, 2) + 0.0:.2f}".replace("-", "\u2212")
-
-
-@cache
-def _font() -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(findfont(FontProperties(family="DejaVu Sans")), _SIZE)
 
 
 _STYLE = """

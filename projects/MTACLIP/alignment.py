@@ -26,16 +26,15 @@ import mtaclip  # noqa: F401  (before Detectron2: it repairs the 0.6 release)
 
 # isort: split
 import numpy as np
-from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
-from detectron2.utils.logger import setup_logger
 from PIL import Image
 
 from mtaclip.alignment import Alignment, collect, explain, explainable, nearest_words
 from mtaclip.data.datasets import get_records
-from mtaclip.demo.sources import find_files, is_video, output_stems
+from mtaclip.demo.problems import run_program
+from mtaclip.demo.sources import find_files, is_video
 from mtaclip.engine import setup_cfg
 from mtaclip.evaluation.report import markdown_table, write_file
+from mtaclip.files import output_stems
 from mtaclip.inference.predictor import Predictor
 from mtaclip.visualization import Palette
 from mtaclip.visualization.alignment_page import (
@@ -83,15 +82,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns 0, or ends with exit status 2 and a sentence on what is wrong."""
-    parser = make_parser()
-    args = parser.parse_args(argv)
-    setup_logger(name="mtaclip")
-    try:
-        run(args)
-    except (OSError, ValueError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
-    logger.info("The views are in %s", args.output)
-    return 0
+    return run_program(make_parser(), run, argv)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -103,7 +94,7 @@ def run(args: argparse.Namespace) -> None:
     views = chosen_views(args)
     records = find_records(args)
     cfg = setup_cfg(args.config_file, args.opts)
-    palette = dataset_palette(cfg, args.dataset)
+    palette = Palette.from_config(cfg, args.dataset)
     predictor = Predictor(cfg)
     texts = explainable(predictor).texts
     classes = text_numbers(args.classes, texts.class_texts)
@@ -121,6 +112,7 @@ def run(args: argparse.Namespace) -> None:
         sections = write_views(shown, alignment, palette, numbers, args.output / stem)
         sections += [] if words is None else [words_section(words)]
         write_file(args.output / f"{stem}_alignment.html", alignment_page(file.name, alignment, sections))
+    logger.info("The views are in %s", args.output)
 
 
 def chosen_views(args: argparse.Namespace) -> set[str]:
@@ -155,23 +147,6 @@ def find_records(args: argparse.Namespace) -> list[dict[str, Any]]:
             raise ValueError(f"--input: {wrong[0]} is no image, no folder with images, and matches none.")
         return [{"file_name": str(file)} for file in files]
     return get_records([args.dataset])[: args.limit]
-
-
-def dataset_palette(cfg: CfgNode, dataset: str | None) -> Palette:
-    """Names and colours of the classes of a dataset, else of the first test dataset.
-
-    Raises:
-        ValueError: there is no test dataset, its metadata are incomplete, or it has another number of classes.
-    """
-    if dataset is None and not cfg.DATASETS.TEST:
-        raise ValueError("DATASETS.TEST is empty: name the dataset whose classes the model predicts.")
-    palette = Palette.from_metadata(MetadataCatalog.get(dataset or cfg.DATASETS.TEST[0]))
-    if len(palette.names) != cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES:
-        raise ValueError(
-            f"--dataset: '{dataset}' has {len(palette.names)} classes, the model of --config-file has "
-            f"{cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES}."
-        )
-    return palette
 
 
 def text_numbers(names: Sequence[str], texts: Sequence[str]) -> list[int]:

@@ -24,9 +24,9 @@ import mtaclip  # noqa: F401  (before Detectron2: it repairs the 0.6 release)
 
 # isort: split
 import torch
-from detectron2.utils.logger import setup_logger
 
-from mtaclip.demo.views import Look, Viewer, find_classes, read_picture
+from mtaclip.demo.problems import run_program
+from mtaclip.demo.views import Look, Viewer, read_picture
 from mtaclip.engine import setup_cfg
 from mtaclip.inference.predictor import Predictor
 from mtaclip.visualization.page import Html, element
@@ -86,17 +86,19 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns 0, or ends with exit status 2 and a sentence on what is wrong."""
-    parser = make_parser()
-    args = parser.parse_args(argv)
-    setup_logger(name="mtaclip")
+    return run_program(make_parser(), run, argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Show the page until Ctrl-C or SIGTERM.
+
+    Raises:
+        ValueError, OSError: gradio is missing, or the model or the address cannot be used.
+    """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        with tempfile.TemporaryDirectory(prefix="mtaclip-app-") as folder:
-            gradio = load_gradio(folder)
-            serve(gradio, Viewer(load_predictor(args)), Path(folder), args.host, args.port)
-    except (OSError, ValueError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
-    return 0
+    with tempfile.TemporaryDirectory(prefix="mtaclip-app-") as folder:
+        gradio = load_gradio(folder)
+        serve(gradio, Viewer(load_predictor(args)), Path(folder), args.host, args.port)
 
 
 def load_gradio(folder: str) -> ModuleType:
@@ -162,7 +164,7 @@ def show(opened: Opened, view: str, names: str, folder: Path) -> Shown:
     if look is None:
         return Shown(_message(messages), Html(""))
     try:
-        highlighted = find_classes(names, look.palette)
+        highlighted = look.palette.find(names)
     except ValueError as error:
         highlighted = None
         messages.append(f"Classes to highlight: {error}")

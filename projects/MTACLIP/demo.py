@@ -28,15 +28,14 @@ from pathlib import Path
 import mtaclip  # noqa: F401  (before Detectron2: it repairs the 0.6 release)
 
 # isort: split
-from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.utils.logger import setup_logger
 
 from mtaclip.demo.images import segment_images
 from mtaclip.demo.segmenter import Segmenter
-from mtaclip.demo.sources import expand_standard_input, find_files, is_video, output_stems
+from mtaclip.demo.sources import expand_standard_input, find_files, is_video
 from mtaclip.demo.videos import film_camera, segment_videos
 from mtaclip.engine import setup_cfg
+from mtaclip.files import output_stems
 from mtaclip.inference.predictor import Predictor
 from mtaclip.visualization import Painter, Palette
 from mtaclip.visualization.film import VIDEO_KINDS
@@ -165,23 +164,12 @@ def load(args: argparse.Namespace) -> tuple[Segmenter, Painter]:
         OSError, ValueError: config, weights, test dataset or options are wrong.
     """
     cfg = setup_cfg(args.config_file, [*args.opts, *args.trailing_opts])
-    palette = dataset_palette(cfg)
+    palette = Palette.from_config(cfg)
     shown = None if args.classes is None else chosen_classes(args.classes, palette)
     if args.palette == "colour-blind":
         palette = palette.colour_blind()
     segmenter = Segmenter(Predictor(cfg), with_confidence="confidence" in (args.save or ()))
     return segmenter, Painter(palette, args.opacity, shown, args.legend_background)
-
-
-def dataset_palette(cfg: CfgNode) -> Palette:
-    """Names and colours of the classes of the first test dataset.
-
-    Raises:
-        ValueError: there is no test dataset, or its metadata are incomplete.
-    """
-    if not cfg.DATASETS.TEST:
-        raise ValueError("DATASETS.TEST is empty: name the dataset whose classes the model predicts.")
-    return Palette.from_metadata(MetadataCatalog.get(cfg.DATASETS.TEST[0]))
 
 
 def chosen_classes(text: str, palette: Palette) -> tuple[int, ...]:
@@ -190,13 +178,13 @@ def chosen_classes(text: str, palette: Palette) -> tuple[int, ...]:
     Raises:
         ValueError: there is no such class, or no name.
     """
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if not names:
-        raise ValueError("--classes names no class.")
     try:
-        return palette.train_ids(names)
+        found = palette.find(text)
     except ValueError as error:
         raise ValueError(f"--classes: {error}") from error
+    if found is None:
+        raise ValueError("--classes names no class.")
+    return found
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from mtaclip.demo.sources import expand_standard_input, find_files, output_stems
+from mtaclip.demo.sources import expand_standard_input, find_files
+from mtaclip.files import output_stems
 
 
 def touch(folder: Path, *names: str) -> list[Path]:

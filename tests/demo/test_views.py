@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mtaclip.demo.views import Viewer, find_classes, read_picture
+from mtaclip.demo.views import Viewer, read_picture
 from mtaclip.engine import setup_cfg
 from mtaclip.inference.predictor import Predictor
 from mtaclip.modeling.build import build_model
@@ -131,7 +131,7 @@ def test_what_is_no_image_is_named_without_its_folder(tmp_path):
 
 
 def test_class_names_are_separated_by_commas(viewer):
-    assert find_classes(" Road , traffic light,", viewer.palette) == (0, 6)
-    assert find_classes(" , ", viewer.palette) is None
+    assert viewer.palette.find(" Road , traffic light,") == (0, 6)
+    assert viewer.palette.find(" , ") is None
     with pytest.raises(ValueError, match="no class 'raod'; close are: road"):
-        find_classes("car, raod", viewer.palette)
+        viewer.palette.find("car, raod")

@@ -1,0 +1,51 @@
+"""Names and contents of files."""
+
+import contextlib
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+PARTIAL = ".partial"  # ending of hidden files that a write leaves behind if it is killed
+
+
+def replace_file(file: Path, content: bytes) -> None:
+    """Give a file its content, complete, or leave it as it is; the disk need not have it yet.
+
+    Args:
+        file: to write; its folder is there.
+        content: what it holds afterwards.
+
+    Raises:
+        OSError: the file system refuses it.
+    """
+    partial = file.with_name(f".{file.name}.{os.getpid()}{PARTIAL}")
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, file)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def output_stems(files: Sequence[Path]) -> list[str]:
+    """Beginnings of the output names, all different even where upper and lower case are the same.
+
+    A file's stem, if no other file has it; else with its folder's name; else with its suffix, too; else numbered.
+    """
+    stems = [file.stem for file in files]
+    parents = [file.resolve().parent.name for file in files]
+    for candidates in (
+        [f"{parent}_{file.stem}" for parent, file in zip(parents, files, strict=True)],
+        [f"{parent}_{file.stem}_{file.suffix[1:]}" for parent, file in zip(parents, files, strict=True)],
+    ):
+        uses = Counter(stem.lower() for stem in stems)
+        stems = [longer if uses[stem.lower()] > 1 else stem for stem, longer in zip(stems, candidates, strict=True)]
+    taken: set[str] = set()
+    for index, stem in enumerate(stems):
+        number = 1
+        while stems[index].lower() in taken:
+            number += 1
+            stems[index] = f"{stem}-{number}"
+        taken.add(stems[index].lower())
+    return stems
