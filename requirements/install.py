@@ -72,8 +72,11 @@ def install(venv: Path, torch_index: str = "") -> None:
             ["-r", "requirements/torch.txt", *(["--index-url", torch_index] if torch_index else [])],
         ),
         (
-            "the libraries of requirements/runtime.txt and dev.txt",
-            ["--no-build-isolation", "-r", "requirements/runtime.txt", "-r", "requirements/dev.txt"],
+            "the libraries of requirements/runtime.txt, demo.txt and dev.txt",
+            [
+                "--no-build-isolation",
+                *("-r", "requirements/runtime.txt", "-r", "requirements/demo.txt", "-r", "requirements/dev.txt"),
+            ],
         ),
         (
             "detectron2 0.6, without its compiled part",

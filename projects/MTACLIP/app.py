@@ -2,9 +2,10 @@ r"""Show a model pictures in the browser.
 
     python projects/MTACLIP/app.py --checkpoint output/cityscapes/mtaclip_R50/model_best.pth
 
-Drop a picture on the page and choose a view: the overlay, the segments with what the model says of each, the heat map
-of masks and class texts, or the confidence. Views, labels and numbers can be saved. The page needs gradio and no
-network; it is on this machine alone unless --host says otherwise, and forgets its pictures when it ends.
+Drop a picture on the page, choose a checkpoint among those that were named, and a view: the overlay, the segments with
+what the model says of each, the heat map of masks and class texts, or the confidence. Views, labels and numbers can be
+saved. The page needs gradio and no network; it is on this machine alone unless --host says otherwise, and forgets its
+pictures when it ends.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,7 +28,7 @@ import mtaclip  # noqa: F401  (before Detectron2: it repairs the 0.6 release)
 import torch
 
 from mtaclip.demo.problems import run_program
-from mtaclip.demo.views import Look, Viewer, read_picture
+from mtaclip.demo.views import PIXEL_VIEWS, Look, Viewer, read_picture
 from mtaclip.engine import setup_cfg
 from mtaclip.inference.predictor import Predictor
 from mtaclip.visualization.page import Html, element
@@ -34,6 +36,7 @@ from mtaclip.visualization.page import Html, element
 MINIATURE = Path("output/miniature/mtaclip_tiny/model_final.pth")
 _LARGEST_FILE = "64mb"
 _MOST_SESSIONS = 16  # whose last picture is kept
+_MOST_MODELS = 2  # in memory
 _LEAD = "Segments of a picture, and the class texts that they are closest to. Nothing leaves the machine of this page."
 _SAVED = ("Save the view", "Save the labels (PNG)", "Save the numbers (JSON)")
 
@@ -48,11 +51,13 @@ class Opened:
         look: what the model says; None where there is no image.
         stem: beginning of the names of the files to save.
         message: what the user should know; empty if nothing.
+        views: what can be drawn of it.
     """
 
     look: Look | None = None
     stem: str = ""
     message: str = ""
+    views: tuple[str, ...] = PIXEL_VIEWS
 
 
 @dataclass(frozen=True)
@@ -73,9 +78,10 @@ class Shown:
 def make_parser() -> argparse.ArgumentParser:
     """The options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    config_help = "YAML file of the model (default: the config in the checkpoint)"
+    config_help = "YAML file of the models (default: the config in each checkpoint)"
     parser.add_argument("--config-file", metavar="FILE", help=config_help)
-    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help=f"(default: {MINIATURE}, by `make demo`)")
+    checkpoint_help = f"one or more, of which the page offers a choice (default: {MINIATURE}, by `make demo`)"
+    parser.add_argument("--checkpoint", type=Path, nargs="+", metavar="FILE", help=checkpoint_help)
     parser.add_argument("--device", help="cuda or cpu (default: a GPU if there is one)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 for all (127.0.0.1)")
     parser.add_argument("--port", type=int, help="(default: the first free one from 7860 on)")
@@ -98,7 +104,7 @@ def run(args: argparse.Namespace) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="mtaclip-app-") as folder:
         gradio = load_gradio(folder)
-        serve(gradio, Viewer(load_predictor(args)), Path(folder), args.host, args.port)
+        serve(gradio, Models(args), Path(folder), args.host, args.port)
 
 
 def load_gradio(folder: str) -> ModuleType:
@@ -111,43 +117,82 @@ def load_gradio(folder: str) -> ModuleType:
     try:
         import gradio
     except ModuleNotFoundError as error:
-        raise ValueError('the page needs gradio: pip install "mtaclip[app]", or pip install gradio.') from error
+        raise ValueError('the page needs gradio: pip install "mtaclip[demo]", or pip install gradio.') from error
     return gradio
 
 
-def load_predictor(args: argparse.Namespace) -> Predictor:
-    """The model of the options.
+class Models:
+    """The models of the page's checkpoints; the last ones that were asked for are kept.
 
-    Raises:
-        FileNotFoundError: there is no such checkpoint or config.
-        ValueError: they do not fit together, or the device is not there.
+    Attributes:
+        files: the checkpoints.
     """
-    checkpoint = args.checkpoint or MINIATURE
-    if args.checkpoint is None and not MINIATURE.is_file():
-        raise FileNotFoundError(f"there is no {MINIATURE}: `make demo` makes it, or name another by --checkpoint.")
-    if not checkpoint.is_file():
-        raise FileNotFoundError(f"--checkpoint: there is no file {str(checkpoint)!r}.")
-    if args.config_file is None:
-        return Predictor.from_checkpoint(checkpoint, args.device, args.opts)
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return Predictor(setup_cfg(args.config_file, [*args.opts, "MODEL.WEIGHTS", str(checkpoint)], device=device))
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        """Load the first.
+
+        Args:
+            args: the options.
+
+        Raises:
+            FileNotFoundError: there is no such checkpoint or config.
+            ValueError: they do not fit together, or the device is not there.
+        """
+        self.files: tuple[Path, ...] = tuple(dict.fromkeys(args.checkpoint or [MINIATURE]))
+        if args.checkpoint is None and not MINIATURE.is_file():
+            raise FileNotFoundError(f"there is no {MINIATURE}: `make demo` makes it, or name another by --checkpoint.")
+        for file in self.files:
+            if not file.is_file():
+                raise FileNotFoundError(f"--checkpoint: there is no file {str(file)!r}.")
+        self._args = args
+        self._load = lru_cache(_MOST_MODELS)(self._load_anew)
+        self.viewer(self.files[0])
+
+    def viewer(self, checkpoint: Path) -> Viewer:
+        """The model of one of the files.
+
+        Raises:
+            FileNotFoundError, ValueError: the file is none of them, has gone, or does not fit.
+        """
+        if checkpoint not in self.files:
+            raise ValueError(f"{checkpoint} is none of the checkpoints of this page.")
+        return self._load(checkpoint)
+
+    def _load_anew(self, checkpoint: Path) -> Viewer:
+        args = self._args
+        if args.config_file is None:
+            predictor = Predictor.from_checkpoint(checkpoint, args.device, args.opts)
+        else:
+            device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+            opts = [*args.opts, "MODEL.WEIGHTS", str(checkpoint)]
+            predictor = Predictor(setup_cfg(args.config_file, opts, device=device))
+        viewer = Viewer(predictor)
+        if viewer.limitation:
+            views = ", ".join(viewer.views)
+            logger.info("%s: only these views: %s. The others are missing: %s", checkpoint, views, viewer.limitation)
+        return viewer
 
 
-def open_picture(viewer: Viewer, file: str | Path | None) -> Opened:
-    """Let the model look at a file; whatever is wrong with it becomes the message.
+def open_picture(models: Models, checkpoint: Path, file: str | Path | None) -> Opened:
+    """Let a model look at a file; whatever is wrong with either becomes the message.
 
     Args:
-        viewer: the model.
+        models: those of the page.
+        checkpoint: which of them.
         file: what the user chose; None if it was taken away.
     """
+    try:
+        viewer = models.viewer(checkpoint)
+    except (OSError, ValueError) as error:
+        return Opened(message=str(error))
     if file is None:
-        return Opened()
+        return Opened(views=viewer.views)
     path = Path(file)
     try:
         picture, notice = read_picture(path)
-        return Opened(viewer.look(picture), path.stem, notice or "")
+        return Opened(viewer.look(picture), path.stem, notice or "", viewer.views)
     except ValueError as error:
-        return Opened(message=str(error))
+        return Opened(message=str(error), views=viewer.views)
 
 
 def show(opened: Opened, view: str, names: str, folder: Path) -> Shown:
@@ -187,29 +232,36 @@ def _message(parts: Sequence[str]) -> Html:
     return Html("".join(element("p", f"{part[:1].upper()}{part[1:]}") for part in parts if part))
 
 
-def build_page(gradio: ModuleType, viewer: Viewer, folder: Path) -> Any:
+def build_page(gradio: ModuleType, models: Models, folder: Path) -> Any:
     """The page, a `gradio.Blocks`.
 
     Args:
         gradio: the library.
-        viewer: the model.
+        models: to choose from.
         folder: for the files that can be saved.
     """
+    first = models.viewer(models.files[0])
     with gradio.Blocks(title="MTA-CLIP", analytics_enabled=False, fill_width=True) as page:
         opened = gradio.State(Opened())
         gradio.HTML(Html(element("h1", "MTA-CLIP") + element("p", _LEAD)), elem_classes="lead")
         with gradio.Row():
             with gradio.Column(scale=1, min_width=320):
                 file = gradio.File(label="Picture", height=150)
-                views = [(name.capitalize(), name) for name in viewer.views]
-                view = gradio.Radio(views, value=viewer.views[0], label="View")
-                example = ", ".join(viewer.palette.names[:2])
+                checkpoints = [(name, str(file)) for name, file in zip(short(models.files), models.files, strict=True)]
+                model = gradio.Dropdown(checkpoints, label="Checkpoint", visible=len(checkpoints) > 1)
+                view = gradio.Radio(_choices(first.views), value=first.views[0], label="View")
+                example = ", ".join(first.palette.names[:2])
                 names = gradio.Textbox(label="Classes to highlight", placeholder=example, submit_btn="Highlight")
             with gradio.Column(scale=4, min_width=320):
                 message = gradio.HTML(elem_classes="message")
                 markup = gradio.HTML(elem_classes="view")
                 with gradio.Row():
                     buttons = [gradio.DownloadButton(label, interactive=False, size="sm") for label in _SAVED]
+
+        def look(path: str | None, checkpoint: str, name: str) -> tuple[Opened, Any]:
+            current = open_picture(models, Path(checkpoint), path)
+            name = name if name in current.views else current.views[0]
+            return current, gradio.Radio(_choices(current.views), value=name)
 
         def update(current: Opened, name: str, highlight: str) -> list[Any]:
             shown = show(current, name, highlight, folder)
@@ -219,18 +271,30 @@ def build_page(gradio: ModuleType, viewer: Viewer, folder: Path) -> Any:
 
         settings, outputs = [opened, view, names], [message, markup, *buttons]
         limits = {"concurrency_limit": 1, "concurrency_id": "model", "api_visibility": "private"}
-        looked = file.change(lambda path: open_picture(viewer, path), file, opened, show_progress_on=markup, **limits)
+        looked = gradio.on(
+            [file.change, model.change], look, [file, model, view], [opened, view], show_progress_on=markup, **limits
+        )
         looked.then(update, settings, outputs, show_progress_on=markup, **limits)
-        gradio.on([view.change, names.submit], update, settings, outputs, show_progress_on=markup, **limits)
+        gradio.on([view.input, names.submit], update, settings, outputs, show_progress_on=markup, **limits)
     return page
 
 
-def serve(gradio: ModuleType, viewer: Viewer, folder: Path, host: str, port: int | None) -> None:
+def short(files: Sequence[Path]) -> list[str]:
+    """Names of files for a narrow column: with their last folder, or in full where these are not distinct."""
+    names = ["/".join(file.parts[-2:]) for file in files]
+    return names if len(set(names)) == len(names) else [str(file) for file in files]
+
+
+def _choices(views: Sequence[str]) -> list[tuple[str, str]]:
+    return [(name.capitalize(), name) for name in views]
+
+
+def serve(gradio: ModuleType, models: Models, folder: Path, host: str, port: int | None) -> None:
     """Serve the page until Ctrl-C or SIGTERM.
 
     Args:
         gradio: the library.
-        viewer: the model.
+        models: to choose from.
         folder: for the files that can be saved.
         host: address to listen at.
         port: to listen at; None takes the first free one from 7860 on.
@@ -238,9 +302,7 @@ def serve(gradio: ModuleType, viewer: Viewer, folder: Path, host: str, port: int
     Raises:
         OSError: the port is taken, or the host is none of this machine.
     """
-    if viewer.limitation:
-        logger.info("Only these views: %s. The others are missing: %s", ", ".join(viewer.views), viewer.limitation)
-    page = build_page(gradio, viewer, folder)
+    page = build_page(gradio, models, folder)
     try:
         _, address, _ = page.launch(
             share=False,
