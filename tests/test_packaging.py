@@ -399,6 +399,8 @@ SCRIPTS = {
     "demo.py": "projects.MTACLIP.demo",
     "projects/MTACLIP/alignment.py": "projects.MTACLIP.alignment",
     "projects/MTACLIP/app.py": "projects.MTACLIP.app",
+    "projects/MTACLIP/compare.py": "projects.MTACLIP.compare",
+    "projects/MTACLIP/tools/draw_curves.py": "projects.MTACLIP.tools.draw_curves",
     "projects/MTACLIP/tools/replay_batch.py": "projects.MTACLIP.tools.replay_batch",
 }
 
@@ -416,6 +418,6 @@ def test_documented_scripts_and_options_exist(file):
             continue
         parser = importlib.import_module(SCRIPTS[command[1]]).make_parser()
         args = parser.parse_args(command[2:])
-        opts = [*(args.opts or []), *getattr(args, "trailing_opts", [])]
-        if args.config_file is not None:
+        opts = [*(getattr(args, "opts", None) or []), *getattr(args, "trailing_opts", [])]
+        if getattr(args, "config_file", None) is not None:
             setup_cfg(ROOT / args.config_file, opts, device="cpu")

@@ -19,7 +19,8 @@ def read_metrics(path: str | Path) -> dict[str, tuple[list[int], list[float]]]:
         Iterations and values of every scalar, ascending.
 
     Raises:
-        ValueError: a line is not JSON (the last may be cut short by an interruption), or there is no scalar.
+        ValueError: a line is not JSON (the last may be cut short by an interruption) or not what a run writes, or there
+            is no scalar.
     """
     records: dict[int, dict] = {}
     lines = Path(path).read_text(encoding="utf-8").splitlines()
@@ -30,6 +31,10 @@ def read_metrics(path: str | Path) -> dict[str, tuple[list[int], list[float]]]:
             if number == len(lines):
                 break
             raise ValueError(f"{path}, line {number} is not JSON ({error.msg}).") from error
+        if not isinstance(record, dict) or not all(isinstance(value, int | float) for value in record.values()):
+            raise ValueError(f"{path}, line {number} is not what a run writes: numbers by their names.")
+        if "iteration" not in record:
+            raise ValueError(f"{path}, line {number} has no iteration.")
         iteration = record.pop("iteration")
         records = {i: r for i, r in records.items() if i < iteration}
         records[iteration] = record

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from mtaclip.visualization.curves import draw_curves, read_metrics
+from projects.MTACLIP.tools.draw_curves import main
 
 
 def write(path, *records):
@@ -26,7 +27,26 @@ def test_a_picture_is_drawn(tmp_path):
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize(("content", "words"), [("", "no scalars"), ("nonsense\n{}\n", "line 1 is not JSON")])
+def test_the_metrics_alone_become_a_picture(tmp_path, capsys):
+    write(tmp_path / "metrics.json", {"iteration": 0, "loss_ce": 2.0}, {"iteration": 1, "loss_ce": 1.0})
+    assert main([str(tmp_path / "metrics.json"), "--output", str(tmp_path / "losses.svg")]) == 0
+    assert "<svg" in (tmp_path / "losses.svg").read_text()
+    assert main([str(tmp_path / "metrics.json")]) == 0 and (tmp_path / "curves.png").is_file()
+    with pytest.raises(SystemExit, match="2"):
+        main([str(tmp_path / "none.json")])
+    assert "none.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "no scalars"),
+        ("nonsense\n{}\n", "line 1 is not JSON"),
+        ("[1]\n", "line 1 is not what a run writes"),
+        ('{"loss_ce": "low", "iteration": 1}\n', "line 1 is not what a run writes"),
+        ('{"loss_ce": 1.0}\n', "line 1 has no iteration"),
+    ],
+)
 def test_damaged_files_are_named(tmp_path, content, words):
     (tmp_path / "metrics.json").write_text(content)
     with pytest.raises(ValueError, match=rf"metrics\.json.*{words}"):
