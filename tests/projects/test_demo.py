@@ -373,3 +373,13 @@ def test_every_documented_command_is_understood():
         args = demo.make_parser().parse_args(shlex.split(command))
         assert (ROOT / args.config_file).is_file()
         assert args.input or args.webcam is not None
+
+
+def test_an_image_that_is_too_large_for_the_memory_is_named(command, log, tmp_path):
+    large = tmp_path / "large.png"
+    Image.new("RGB", (60000, 1)).save(large)  # 2000 x 120,000,000 pixels for the model
+    small = write_image(tmp_path / "small.png", (250, 0, 0))
+    options = ["INPUT.MIN_SIZE_TEST", "2000", "INPUT.MAX_SIZE_TEST", "1000000000"]
+    assert demo.main(["--input", str(large), str(small), *command, *options]) == 1
+    assert sum(f"{large}: the memory does not suffice" in message for message in log) == 1
+    assert ids(tmp_path / "out", "small") == {0}
