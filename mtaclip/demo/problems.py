@@ -15,8 +15,8 @@ _OUT_OF_MEMORY = (
     "the memory does not suffice; let the model see less at once: a smaller INPUT.MIN_SIZE_TEST, or "
     "TEST.SLIDING_WINDOW.ENABLED True; on a GPU also TEST.SCORES_DEVICE cpu."
 )
-# Of PyTorch on a CPU, and of OpenCV.
-_OUT_OF_MEMORY_PHRASES = ("can't allocate memory", "not enough memory", "bad_alloc", "Insufficient memory")
+# Of PyTorch on a CPU, of CUDA, and of OpenCV.
+_OUT_OF_MEMORY_PHRASES = ("can't allocate memory", "bad_alloc", "out of memory", "Insufficient memory")
 
 logger = logging.getLogger(__name__)
 

@@ -370,3 +370,12 @@ def test_an_image_that_is_too_large_for_the_memory_is_named(command, log, tmp_pa
     assert demo.main(["--input", str(large), str(small), *command, *options]) == 1
     assert sum(f"{large}: the memory does not suffice" in message for message in log) == 1
     assert ids(tmp_path / "out", "small") == {0}
+
+
+def test_a_camera_whose_frames_are_too_large_for_the_memory_is_one_sentence(command, log, tmp_path, monkeypatch):
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    stream = write_video(tmp_path / "stream.mp4", 3)
+    options = ["INPUT.MIN_SIZE_TEST", "1000000", "INPUT.MAX_SIZE_TEST", "1000000000"]  # 4.5 TB
+    assert demo.main(["--webcam", str(stream), *command, *options]) == 2
+    assert log[-1].startswith("the memory does not suffice")
