@@ -2,6 +2,7 @@
 
 import glob
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
@@ -9,6 +10,8 @@ VIDEO_SUFFIXES = frozenset(
     {".avi", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv"}
 )
 STANDARD_INPUT = "-"
+
+_WILDCARDS = frozenset("*?[")
 
 
 def is_video(file: Path) -> bool:
@@ -35,7 +38,7 @@ def find_files(inputs: Iterable[str], output: Path) -> tuple[list[Path], list[st
 
     Args:
         inputs: as given by the user. Folders give the images and videos in them and below, recognised by their suffix.
-        output: folder of the results; left out where it lies inside an input folder.
+        output: folder of the results; left out where it lies inside an input folder or a pattern reaches it from above.
 
     Returns:
         the files, each once, in the order of the inputs, and the inputs that gave none. A file that was named itself
@@ -47,13 +50,23 @@ def find_files(inputs: Iterable[str], output: Path) -> tuple[list[Path], list[st
     files: dict[Path, Path] = {}
     unmatched = []
     for item in inputs:
-        paths = [item] if Path(item).exists() else sorted(glob.glob(item, recursive=True))
-        found = [file for path in map(Path, paths) for file in _files_at(path, output)]
+        paths = [Path(item)] if Path(item).exists() else _matches(item, output)
+        found = [file for path in paths for file in _files_at(path, output)]
         for file in found:
             files.setdefault(file.resolve(), file)
         if not found:
             unmatched.append(item)
     return list(files.values()), unmatched
+
+
+def _matches(pattern: str, output: Path) -> list[Path]:
+    """What a pattern matches, without the results if its wildcards are what leads to them."""
+    paths = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
+    results = output.resolve()
+    start = Path(*takewhile(_WILDCARDS.isdisjoint, Path(pattern).parts))
+    if start.resolve() not in results.parents:
+        return paths
+    return [path for path in paths if results not in (path.resolve(), *path.resolve().parents)]
 
 
 def _files_at(path: Path, output: Path) -> list[Path]:

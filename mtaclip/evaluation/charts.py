@@ -9,13 +9,16 @@ from numpy.typing import NDArray
 from mtaclip.evaluation.scores import class_iou, mean_iou
 from mtaclip.visualization import Palette
 from mtaclip.visualization.encode import encode_png
-from mtaclip.visualization.page import Html, element, image
+from mtaclip.visualization.page import Html, data_address, element
 
-_MANY = 40  # more classes than these are drawn without names
+_MANY = 40  # with more classes the matrix is small and has a part of the names
 _CELL = 26  # width of a cell in pixels
+_SMALL_CELL = 5
+_LINE = 15  # distance of names in pixels, at least
 _GAP = 6  # between a name and the cells
 _LETTER = 5.8  # average width of a letter in pixels
 _LONGEST_NAME = 24  # letters; longer names are cut short
+_TOLD = 3  # predictions that a row of a small matrix tells
 _DARK = 0.6  # cells above that share of the row have light text
 _COLOURS = np.array([(198, 47, 47), (47, 111, 181)], np.uint8)  # confused, right
 
@@ -39,14 +42,15 @@ def class_bars(counts: NDArray[np.int64], palette: Palette) -> Html:
 def confusion_picture(counts: NDArray[np.int64], names: tuple[str, ...]) -> Html:
     """The confusion matrix, every row in shares of the class's true pixels; the opacity is the root of the share.
 
-    Up to 40 classes are drawn with names and, in whole percent, numbers; of more, every cell is a pixel.
+    Up to 40 classes are drawn with names and, in whole percent, numbers. Of more, every third has its name, and a row
+    that is pointed at tells its class and what is predicted there most often.
 
     Args:
         counts: confusion matrix.
         names: of the classes.
     """
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    drawn = _matrix_with_names(shares, names) if len(names) <= _MANY else _matrix_of_pixels(shares)
+    drawn = _large_matrix(shares, names) if len(names) <= _MANY else _small_matrix(shares, names)
     return element("div", drawn, class_="matrix", tabindex="0")
 
 
@@ -88,18 +92,10 @@ def _bar(palette: Palette, index: int, value: float, share: float) -> Html:
     )
 
 
-def _matrix_with_names(shares: NDArray[np.float64], names: tuple[str, ...]) -> Html:
-    """Cells as vector graphics, beneath and beside the names; each tells its share when it is pointed at."""
-    shown = [name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}\u2026" for name in names]
-    side = round(max(map(len, shown)) * _LETTER) + 2 * _GAP
-    extent = len(names) * _CELL
-    parts = [element("rect", class_="frame", x=str(side), y=str(side), width=str(extent), height=str(extent))]
-    for index, (name, full) in enumerate(zip(shown, names, strict=True)):
-        middle = side + index * _CELL + _CELL // 2
-        turn = f"translate({middle + 4} {side - _GAP}) rotate(-90)"
-        tip = element("title", full)
-        parts.append(element("text", name, tip, x=str(side - _GAP), y=str(middle + 4), text_anchor="end"))
-        parts.append(element("text", name, tip, transform=turn))
+def _large_matrix(shares: NDArray[np.float64], names: tuple[str, ...]) -> Html:
+    """Cells as vector graphics; each tells its share when it is pointed at."""
+    labels, side = _labels(names, _CELL)
+    parts = []
     for truth, predicted in zip(*np.nonzero(shares >= 0.0005), strict=True):
         share = float(shares[truth, predicted])
         left, top = side + int(predicted) * _CELL, side + int(truth) * _CELL
@@ -111,15 +107,56 @@ def _matrix_with_names(shares: NDArray[np.float64], names: tuple[str, ...]) -> H
             place = {"x": str(left + _CELL // 2), "y": str(top + _CELL // 2 + 4), "text_anchor": "middle"}
             kind = "share" if share < _DARK else "share reversed"
             parts.append(element("text", f"{100.0 * share:.0f}", class_=kind, **place))
-    size = side + extent + 1
-    label = f"Confusion matrix of {len(names)} classes"
-    view = {"viewBox": f"0 0 {size} {size}", "width": str(size), "height": str(size)}
-    return element("svg", *parts, role="img", aria_label=label, **view)
+    return _matrix([*labels, *parts], side, len(names), _CELL)
 
 
-def _matrix_of_pixels(shares: NDArray[np.float64]) -> Html:
-    """A PNG of C x C pixels, transparent where nothing is, so that it fits on light and dark pages."""
-    right = np.eye(len(shares), dtype=np.intp)
+def _small_matrix(shares: NDArray[np.float64], names: tuple[str, ...]) -> Html:
+    """Cells as a PNG of C x C pixels, transparent where nothing is, so that it fits on light and dark pages."""
+    labels, side = _labels(names, _SMALL_CELL)
+    right = np.eye(len(names), dtype=np.intp)
     opacity = np.rint(255.0 * np.sqrt(shares)).astype(np.uint8)
-    picture = encode_png(np.dstack([_COLOURS[right], opacity]))
-    return image(picture, "png", f"Confusion matrix of {len(shares)} classes, a pixel for each pair")
+    extent = str(len(names) * _SMALL_CELL)
+    source = data_address(encode_png(np.dstack([_COLOURS[right], opacity])), "png")
+    cells = element("image", href=source, x=str(side), y=str(side), width=extent, height=extent)
+    rows = [
+        element(
+            "rect",
+            element("title", _most_frequent(name, row, names)),
+            class_="row",
+            x=str(side),
+            y=str(side + index * _SMALL_CELL),
+            width=extent,
+            height=str(_SMALL_CELL),
+        )
+        for index, (name, row) in enumerate(zip(names, shares, strict=True))
+    ]
+    return _matrix([*labels, cells, *rows], side, len(names), _SMALL_CELL)
+
+
+def _most_frequent(name: str, shares: NDArray[np.float64], names: tuple[str, ...]) -> str:
+    """A true class and what is predicted there most often."""
+    order = np.argsort(-shares, kind="stable")[:_TOLD].tolist()
+    told = [f"\n{100.0 * shares[index]:.1f} % {names[index]}" for index in order if shares[index] > 0]
+    return f"{name} \u2192{''.join(told) or ' no pixels'}"
+
+
+def _labels(names: tuple[str, ...], cell: int) -> tuple[list[Html], int]:
+    """Names beside the rows and above the columns, as many as have room, and where the cells begin."""
+    shown = [name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}\u2026" for name in names]
+    side = round(max(map(len, shown)) * _LETTER) + 2 * _GAP
+    parts = []
+    for index in range(0, len(names), -(-_LINE // cell)):
+        middle = side + index * cell + cell // 2
+        turn = f"translate({middle + 4} {side - _GAP}) rotate(-90)"
+        tip = element("title", names[index])
+        parts.append(element("text", shown[index], tip, x=str(side - _GAP), y=str(middle + 4), text_anchor="end"))
+        parts.append(element("text", shown[index], tip, transform=turn))
+    return parts, side
+
+
+def _matrix(parts: list[Html], side: int, count: int, cell: int) -> Html:
+    extent = count * cell
+    frame = element("rect", class_="frame", x=str(side), y=str(side), width=str(extent), height=str(extent))
+    size = side + extent + 1
+    view = {"viewBox": f"0 0 {size} {size}", "width": str(size), "height": str(size)}
+    return element("svg", frame, *parts, role="img", aria_label=f"Confusion matrix of {count} classes", **view)

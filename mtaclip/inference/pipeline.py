@@ -32,13 +32,13 @@ def pipeline(
         what the last function returns.
 
     Raises:
-        whatever `items` or a function raises, in place of the item.
+        whatever `items` or a function raises, in place of the item; RuntimeError where a function raises StopIteration.
     """
     stop = Event()
     queues: list[Queue] = [Queue(1 if newest_only else limit), *(Queue(limit) for _ in functions)]
     threads = [Thread(target=_fill, args=(items, queues[0], stop, newest_only), daemon=True)]
     for function, source, target in zip(functions, queues, queues[1:], strict=False):
-        results = map(function, _take(source, stop))
+        results = _applied(function, _take(source, stop))
         threads.append(Thread(target=_fill, args=(results, target, stop), daemon=True))
     try:
         for thread in threads:
@@ -48,6 +48,12 @@ def pipeline(
         stop.set()
         for thread in threads:
             thread.join()
+
+
+def _applied(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    """As `map`, which would take a function's StopIteration for the end of the items."""
+    for item in items:
+        yield function(item)
 
 
 def _fill(items: Iterable[Any], queue: Queue, stop: Event, newest_only: bool = False) -> None:

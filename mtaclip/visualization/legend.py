@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from mtaclip.visualization.font import sans_font
 from mtaclip.visualization.palette import Palette, check_labels
@@ -94,22 +94,28 @@ def draw_legend(entries: Sequence[LegendEntry], background: str = "light") -> ND
     font = sans_font(_FONT_SIZE)
     num_columns = -(-len(entries) // _MAX_ROWS)
     num_rows = -(-len(entries) // num_columns)
-    name_width = round(max(font.getlength(entry.name) for entry in entries))
-    share_width = round(max(font.getlength(_percent(entry.share)) for entry in entries))
-    column_width = _SWATCH + name_width + share_width + 2 * _GAP
-    width = num_columns * (column_width + _COLUMN_GAP) - _COLUMN_GAP
-    size = (width + 2 * _MARGIN, num_rows * _ROW + 2 * _MARGIN)
-    picture = Image.new("RGB", size, ground)
+    columns = [entries[first : first + num_rows] for first in range(0, len(entries), num_rows)]
+    widths = [_column_width(column, font) for column in columns]
+    width = sum(widths) + (len(columns) - 1) * _COLUMN_GAP
+    picture = Image.new("RGB", (width + 2 * _MARGIN, num_rows * _ROW + 2 * _MARGIN), ground)
     draw = ImageDraw.Draw(picture)
-    for index, entry in enumerate(entries):
-        column, row = divmod(index, num_rows)
-        left = _MARGIN + column * (column_width + _COLUMN_GAP)
-        middle = _MARGIN + row * _ROW + _ROW // 2
-        top = middle - _SWATCH // 2
-        draw.rectangle((left, top, left + _SWATCH - 1, top + _SWATCH - 1), fill=entry.colour, outline=_FRAME)
-        draw.text((left + _SWATCH + _GAP, middle), entry.name, fill=ink, font=font, anchor="lm")
-        draw.text((left + column_width, middle), _percent(entry.share), fill=ink, font=font, anchor="rm")
+    left = _MARGIN
+    for column, column_width in zip(columns, widths, strict=True):
+        for row, entry in enumerate(column):
+            middle = _MARGIN + row * _ROW + _ROW // 2
+            top = middle - _SWATCH // 2
+            draw.rectangle((left, top, left + _SWATCH - 1, top + _SWATCH - 1), fill=entry.colour, outline=_FRAME)
+            draw.text((left + _SWATCH + _GAP, middle), entry.name, fill=ink, font=font, anchor="lm")
+            draw.text((left + column_width, middle), _percent(entry.share), fill=ink, font=font, anchor="rm")
+        left += column_width + _COLUMN_GAP
     return np.asarray(picture)
+
+
+def _column_width(entries: Sequence[LegendEntry], font: ImageFont.FreeTypeFont) -> int:
+    """Room for swatch, longest name and longest share."""
+    name = max(font.getlength(entry.name) for entry in entries)
+    share = max(font.getlength(_percent(entry.share)) for entry in entries)
+    return _SWATCH + round(name) + round(share) + 2 * _GAP
 
 
 def _percent(share: float) -> str:

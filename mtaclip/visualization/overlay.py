@@ -26,8 +26,9 @@ def draw_overlay(
 ) -> NDArray[np.uint8]:
     """Lay the classes' colours over an image, outline the segments and name them.
 
-    Small images are enlarged first, since no text is legible on them. A class whose name finds no room stays without
-    one; the legend (`mtaclip.visualization.legend`) has them all. Ignored pixels show the image.
+    Small images are enlarged first, since no text is legible on them. Of a name with synonyms, as ADE20K has them, only
+    the first is written. A class whose name finds no room stays without one; the legend
+    (`mtaclip.visualization.legend`) has them all. Ignored pixels show the image.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -125,7 +126,7 @@ class _SegmentPainter(Visualizer):
         outline = inside & (cv2.erode(binary_mask, np.ones((3, 3), np.uint8)) == 0)
         self._painted[outline] = np.rint(colour).astype(np.uint8)
         if text is not None:
-            self._draw_caption(text, binary_mask)
+            self._draw_caption(text.partition(",")[0], binary_mask)
         return self.output
 
     def _draw_caption(self, text: str, binary_mask: NDArray[np.uint8]) -> None:

@@ -36,8 +36,17 @@ def image(data: bytes, kind: str, alt: str, **attributes: str | None) -> Html:
         alt: what it shows, in words.
         attributes: see `element`.
     """
-    source = f"data:image/{kind};base64,{b64encode(data).decode()}"
-    return element("img", src=source, alt=alt, **attributes)
+    return element("img", src=data_address(data, kind), alt=alt, **attributes)
+
+
+def data_address(data: bytes, kind: str) -> str:
+    """An address that is a picture itself.
+
+    Args:
+        data: of the file.
+        kind: "png" or "jpeg".
+    """
+    return f"data:image/{kind};base64,{b64encode(data).decode()}"
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], names: int = 1) -> Html:
@@ -123,7 +132,7 @@ section > :nth-child(2):not(.note), section > .note + * { margin-top: 16px; }
 .wide { overflow-x: auto; max-width: 100%; }
 .wide > * { display: block; }
 .wide > .drawing { margin-left: -16px; }
-.wide img { max-width: 100%; border-radius: 8px; }
+.wide img { border-radius: 8px; }
 table { border-collapse: separate; border-spacing: 0; font-variant-numeric: tabular-nums; }
 th, td { padding: 4px 14px; text-align: left; white-space: nowrap; border-bottom: 1px solid var(--line); }
 tr:last-child td { border-bottom: 0; }
@@ -164,9 +173,9 @@ th { position: sticky; top: 0; background: var(--panel); font-size: 13px; font-w
 .matrix .frame { fill: none; stroke: var(--line); }
 .matrix .hit { fill: var(--accent); }
 .matrix .miss { fill: var(--bad); }
-.matrix img {
-  display: block; width: 640px; max-width: 100%; image-rendering: pixelated; border: 1px solid var(--line);
-}
+.matrix image { image-rendering: pixelated; }
+.matrix .row { fill: transparent; }
+.matrix .row:hover { fill: var(--ink); fill-opacity: 0.15; }
 .example { margin: 24px 0 0; }
 .example > figcaption { display: flex; flex-wrap: wrap; gap: 0 16px; margin-bottom: 6px; overflow-wrap: anywhere; }
 .example strong { font-weight: 600; font-variant-numeric: tabular-nums; }

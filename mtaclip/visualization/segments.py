@@ -3,7 +3,6 @@
 Shapes: H, W size at which the model sees the image; h, w that of the picture.
 """
 
-from base64 import b64encode
 from collections.abc import Sequence
 
 import cv2
@@ -13,7 +12,7 @@ from PIL import Image
 
 from mtaclip.alignment.explain import Alignment, Segment
 from mtaclip.visualization.encode import encode_jpeg
-from mtaclip.visualization.page import Html, element
+from mtaclip.visualization.page import Html, data_address, element
 from mtaclip.visualization.palette import Palette
 from mtaclip.visualization.svg import drawing, number, text, text_width, tip
 
@@ -99,7 +98,7 @@ def _enlarged(numbers: NDArray[np.intp]) -> NDArray[np.int32]:
 
 def _jpeg(image: NDArray[np.uint8], size: tuple[int, int]) -> str:
     resized = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
-    return f"data:image/jpeg;base64,{b64encode(encode_jpeg(resized, _QUALITY)).decode()}"
+    return data_address(encode_jpeg(resized, _QUALITY), "jpeg")
 
 
 def _shape(inside: NDArray[np.bool_], colour: NDArray[np.uint8], words: str) -> Html:

@@ -168,7 +168,13 @@ class Window:
         """Show a frame, (H, W, 3) uint8 RGB; returns False once the user has closed the window or typed q or Esc."""
         cv2.imshow(self._title, cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
         typed = cv2.waitKey(1) & 0xFF
-        return typed not in _END_KEYS and cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) >= 1
+        return typed not in _END_KEYS and self._is_open()
+
+    def _is_open(self) -> bool:
+        try:
+            return cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) >= 1
+        except cv2.error:  # an OpenCV with Qt has nothing left to ask once its last window is closed
+            return False
 
 
 def quiet_codecs() -> None:

@@ -31,6 +31,7 @@ import mtaclip  # noqa: F401  (before Detectron2: it repairs the 0.6 release)
 from detectron2.utils.logger import setup_logger
 
 from mtaclip.demo.images import segment_images
+from mtaclip.demo.problems import advice
 from mtaclip.demo.segmenter import Segmenter
 from mtaclip.demo.sources import expand_standard_input, find_files, is_video
 from mtaclip.demo.videos import film_camera, segment_videos
@@ -63,12 +64,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     quiet_codecs()
     try:
         return segment_camera(args) if args.input is None else segment_files(args)
-    except (OSError, ValueError) as error:
-        logger.error("%s", error)
-        return 2
     except KeyboardInterrupt:
         logger.error("Interrupted; what was written is complete.")
         return 130
+    except Exception as error:
+        if (sentence := advice(error)) is None:
+            raise
+        logger.error("%s", sentence)
+        return 2
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -38,6 +38,20 @@ def test_results_inside_an_input_folder_are_left_out(tmp_path):
         find_files([str(tmp_path / "out")], tmp_path / "out")
 
 
+def test_results_that_a_pattern_leads_to_are_left_out(tmp_path):
+    touch(tmp_path, "shots/x.png", "shots/out/x_overlay.png", "shots/out/clip_ids/000000.png", "shots/more/y.png")
+    for pattern in ("shots/*", "shots/**", "shots/**/*.png", "s*s/*"):
+        found, unmatched = find_files([str(tmp_path / pattern)], tmp_path / "shots" / "out")
+        assert sorted(file.name for file in found) == ["x.png", "y.png"] and unmatched == []
+    with pytest.raises(ValueError, match="is an input folder, too"):
+        find_files([str(tmp_path / "shots" / "*"), str(tmp_path / "shots" / "out")], tmp_path / "shots" / "out")
+
+
+def test_a_pattern_for_the_files_beside_the_results_finds_them(tmp_path):
+    touch(tmp_path, "x.jpg", "x_overlay.png")
+    assert find_files([str(tmp_path / "*.jpg")], tmp_path)[0] == [tmp_path / "x.jpg"]
+
+
 def test_lines_of_standard_input_take_the_place_of_the_dash():
     lines = ["a b.png\n", "\n", " c.png\r\n"]
     assert list(expand_standard_input(["first.png", "-", "last.png"], lines)) == [

@@ -1,5 +1,8 @@
 import io
 import json
+import re
+from base64 import b64decode
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -81,6 +84,21 @@ def test_other_classes_than_the_highlighted_show_the_image_or_nothing(viewer, lo
     assert np.abs(pixels(look.view("overlay", [absent]).data).astype(int) - enlarged).mean() < 2
     assert viewer.palette.names[present] in look.view("overlay", [present]).markup
     assert "<li>" not in look.view("overlay", [absent]).markup
+
+
+@pytest.mark.parametrize("channel", [0, 1, 2])
+def test_the_overlay_has_the_exact_colours_in_the_file_and_on_the_page(look, channel):
+    image = np.zeros((600, 600, 3), np.uint8)  # is not enlarged
+    image[..., channel] = 255
+    labels = np.full((600, 600), 10, np.uint8)  # sky, (70, 130, 180)
+    labels[:, 300:] = 16  # train, (0, 80, 100)
+    view = replace(look, image=image, labels=labels).view("overlay", None)
+    served = b64decode(re.search(r'src="data:image/png;base64,([^"]+)"', view.markup)[1])
+    assert served == view.data
+    sky, train = [35, 65, 90], [0, 40, 50]  # the half of the colours, and of 255 in one channel
+    sky[channel] = (162, 192, 218)[channel]  # 162.5 and 217.5 to even
+    train[channel] = (128, 168, 178)[channel]  # 127.5, 167.5 and 177.5 to even
+    assert [pixels(served)[20, column].tolist() for column in (20, 580)] == [sky, train]
 
 
 def test_segments_that_are_not_highlighted_are_grey(look):

@@ -88,13 +88,12 @@ def test_the_page_is_complete_and_needs_no_other_file(make_dataset, tmp_path, co
     assert "http:" not in text and "https:" not in text and "url(" not in text and "<script" not in text
     page = Page(text)
     pictures = page.all("img")
-    # Of each of three images three pictures; of many classes, the matrix is a picture, too.
-    assert len(pictures) == 9 + (count == 150)
+    assert len(pictures) == 9  # of each of three images
     for picture in pictures:
         assert picture["alt"]
         assert picture["src"].startswith("data:image/")
         Image.open(BytesIO(urlopen(picture["src"]).read())).load()
-    assert len(page.all("svg")) == (count == 19)
+    assert len(page.all("svg")) == 1
 
     assert "<b>" not in text
     names = [text for tag, text in page.texts if tag == "span"]
@@ -202,12 +201,18 @@ def test_the_matrix_is_normalised_by_rows():
     counts = np.zeros((41, 41), np.int64)
     counts[0, :2] = 75, 25  # opacity: the root of the share
     counts[40, 40] = 3
-    (picture,) = Page(confusion_picture(counts, tuple(map(str, range(41))))).all("img")
-    pixels = np.array(Image.open(BytesIO(urlopen(picture["src"]).read())))
+    page = Page(confusion_picture(counts, tuple(f"class {index}" for index in range(41))))
+    (picture,) = page.all("image")
+    pixels = np.array(Image.open(BytesIO(urlopen(picture["href"]).read())))
     assert pixels.shape == (41, 41, 4)
     assert pixels[0, :2, 3].tolist() == [221, 128] and pixels[40, 40, 3] == 255  # 255 * sqrt(0.75), 255 / 2
     assert np.count_nonzero(pixels[..., 3]) == 3
     assert pixels[0, 0, :3].tolist() != pixels[0, 1, :3].tolist()
+    # Every third class has its name beside its row and above its column, and every row tells what it is.
+    assert [text for tag, text in page.texts if tag == "text"][:4] == ["class 0", "class 0", "class 3", "class 3"]
+    tips = [text for tag, text in page.texts if tag == "title" and "\u2192" in text]
+    assert len(tips) == 41
+    assert tips[0] == "class 0 \u2192\n75.0 % class 0\n25.0 % class 1" and tips[1] == "class 1 \u2192 no pixels"
 
     page = Page(confusion_picture(np.array([[75, 25], [0, 0]]), ("a", "b")))
     assert [text for tag, text in page.texts if tag == "text"] == ["a", "a", "b", "b", "75", "25"]

@@ -48,6 +48,17 @@ def test_an_error_arrives_after_the_items_before_it():
         list(pipeline([1, 0], lambda x: 1 / x))
 
 
+def test_a_function_that_raises_stop_iteration_does_not_end_the_stream_silently():
+    def first_match(item):
+        return next(iter(item))
+
+    results = pipeline([[1], [], [3]], first_match)
+    assert next(results) == 1
+    with pytest.raises(RuntimeError) as raised:
+        next(results)
+    assert isinstance(raised.value.__cause__, StopIteration)
+
+
 def test_no_more_is_read_than_fits_between_the_threads_and_closing_ends_them():
     read = []
 

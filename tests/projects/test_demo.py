@@ -2,8 +2,6 @@ import argparse
 import contextlib
 import io
 import os
-import re
-import shlex
 import signal
 import threading
 import time
@@ -364,12 +362,20 @@ def test_files_need_an_output_folder(command, log, tmp_path):
     assert log == ["--output is missing: name a folder for the results."]
 
 
-def test_every_documented_command_is_understood():
-    pages = ("README.md", "projects/MTACLIP/README.md", "projects/MTACLIP/demo.py")
-    text = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in pages).replace("\\\n", " ")
-    commands = re.findall(r"python (?:projects/MTACLIP/)?demo\.py (--.*)", text)
-    assert len(commands) >= 6
-    for command in commands:
-        args = demo.make_parser().parse_args(shlex.split(command))
-        assert (ROOT / args.config_file).is_file()
-        assert args.input or args.webcam is not None
+def test_an_image_that_is_too_large_for_the_memory_is_named(command, log, tmp_path):
+    large = tmp_path / "large.png"
+    Image.new("RGB", (60000, 1)).save(large)  # 2000 x 120,000,000 pixels for the model
+    small = write_image(tmp_path / "small.png", (250, 0, 0))
+    options = ["INPUT.MIN_SIZE_TEST", "2000", "INPUT.MAX_SIZE_TEST", "1000000000"]
+    assert demo.main(["--input", str(large), str(small), *command, *options]) == 1
+    assert sum(f"{large}: the memory does not suffice" in message for message in log) == 1
+    assert ids(tmp_path / "out", "small") == {0}
+
+
+def test_a_camera_whose_frames_are_too_large_for_the_memory_is_one_sentence(command, log, tmp_path, monkeypatch):
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    stream = write_video(tmp_path / "stream.mp4", 3)
+    options = ["INPUT.MIN_SIZE_TEST", "1000000", "INPUT.MAX_SIZE_TEST", "1000000000"]  # 4.5 TB
+    assert demo.main(["--webcam", str(stream), *command, *options]) == 2
+    assert log[-1].startswith("the memory does not suffice")

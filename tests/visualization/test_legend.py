@@ -59,6 +59,19 @@ def test_pixels_of_several_label_maps_are_summed():
     assert [entry.share for entry in entries] == approx([5 / 9, 2 / 9, 1 / 9, 1 / 9])
 
 
+def test_a_long_name_widens_its_own_column_only():
+    colours = np.array(distinct_colours(48), dtype=np.uint8)  # two columns
+    labels = np.arange(48, dtype=np.uint8)[None]
+
+    def width(*names: str) -> int:
+        return draw(labels, Palette(names, colours)).shape[1]
+
+    short = width(*["class"] * 48)
+    grown = [width(*["class"] * place, 3 * "class", *["class"] * (47 - place)) - short for place in (0, 47)]
+    assert grown[0] == grown[1] > 50
+    assert width(3 * "class", *["class"] * 46, 3 * "class") - short == sum(grown)
+
+
 @pytest.mark.parametrize("num_classes", [1, 24, 25, 150])
 def test_any_number_of_classes_finds_its_place(num_classes):
     colours = np.array(distinct_colours(num_classes), dtype=np.uint8)

@@ -54,6 +54,14 @@ def test_class_names_are_written_and_do_not_cover_each_other():
     assert rows.min() > 0 and columns.min() > 0 and rows.max() < 599 and columns.max() < 599
 
 
+def test_of_synonyms_the_first_is_written():
+    labels = np.zeros((520, 520), dtype=np.uint8)
+    first, all_names = (
+        draw_overlay(noise(520, 520), labels, Palette((name,), PALETTE.colours[:1])) for name in ("road", "road, route")
+    )
+    assert np.array_equal(first, all_names)
+
+
 def test_small_images_are_enlarged_by_a_whole_number_for_legible_names():
     labels = np.zeros((128, 256), dtype=np.uint8)
     labels[:, 128:] = 1
