@@ -5,6 +5,8 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import mtaclip  # noqa: E402, F401
+
+# isort: split
+import torch  # noqa: E402
+
+from mtaclip.engine import setup_cfg  # noqa: E402
+from mtaclip.modeling.build import build_model  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -80,6 +88,24 @@ def run_script():
         return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=900)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory, config_path) -> Callable[[str], Path]:
+    """A function that returns the checkpoint of a tiny random model, with its config, as a training writes it.
+
+    Its argument is "mtaclip" or "mask2former", which has no text side.
+    """
+
+    @cache
+    def save(method: str) -> Path:
+        cfg = setup_cfg(config_path(f"miniature/{method}_tiny.yaml"), device="cpu")
+        torch.manual_seed(0)
+        file = tmp_path_factory.mktemp("checkpoint") / f"{method}.pth"
+        torch.save({"model": build_model(cfg).state_dict(), "config": cfg.dump()}, file)
+        return file
+
+    return save
 
 
 @pytest.fixture

@@ -102,9 +102,12 @@ def run(args: argparse.Namespace) -> None:
         ValueError, OSError: gradio is missing, or the model or the address cannot be used.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with tempfile.TemporaryDirectory(prefix="mtaclip-app-") as folder:
-        gradio = load_gradio(folder)
-        serve(gradio, Models(args), Path(folder), args.host, args.port)
+    try:
+        with tempfile.TemporaryDirectory(prefix="mtaclip-app-") as folder:
+            gradio = load_gradio(folder)
+            serve(gradio, Models(args), Path(folder), args.host, args.port)
+    except KeyboardInterrupt:
+        logger.info("The page has ended.")
 
 
 def load_gradio(folder: str) -> ModuleType:
@@ -290,7 +293,7 @@ def _choices(views: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def serve(gradio: ModuleType, models: Models, folder: Path, host: str, port: int | None) -> None:
-    """Serve the page until Ctrl-C or SIGTERM.
+    """Serve the page until something interrupts it.
 
     Args:
         gradio: the library.
@@ -300,6 +303,7 @@ def serve(gradio: ModuleType, models: Models, folder: Path, host: str, port: int
         port: to listen at; None takes the first free one from 7860 on.
 
     Raises:
+        KeyboardInterrupt: Ctrl-C or SIGTERM.
         OSError: the port is taken, or the host is none of this machine.
     """
     page = build_page(gradio, models, folder)
@@ -320,11 +324,9 @@ def serve(gradio: ModuleType, models: Models, folder: Path, host: str, port: int
     except OSError as error:
         where = f"{host}:{'7860 to 7959' if port is None else port}"
         raise OSError(f"{where} is taken or no address of this machine: choose another --host or --port.") from error
-    logger.info("The page is at %s until Ctrl-C", address)
     try:
+        logger.info("The page is at %s until Ctrl-C", address)
         threading.Event().wait()
-    except KeyboardInterrupt:
-        logger.info("The page has ended.")
     finally:
         page.close(verbose=False)
 

@@ -2,27 +2,21 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from mtaclip.engine import setup_cfg
-from mtaclip.modeling.build import build_model
 from projects.MTACLIP.alignment import main
 
 IMAGE_FILES = {f"street{end}" for end in ("_segments.svg", "_heatmap.svg", "_contexts.png", "_alignment.html")}
 
 
 @pytest.fixture
-def command(tmp_path, config_path):
+def command(tmp_path, config_path, tiny_checkpoint):
     """A function that makes arguments for a tiny random model, with --output out."""
 
-    def make(*arguments: object, model: str = "mtaclip_tiny", opts: tuple[str, ...] = ()) -> list[str]:
-        config = config_path(f"miniature/{model}.yaml")
-        cfg = setup_cfg(config, device="cpu")
-        torch.manual_seed(0)
-        torch.save({"model": build_model(cfg).state_dict()}, tmp_path / "tiny.pth")
+    def make(*arguments: object, method: str = "mtaclip", opts: tuple[str, ...] = ()) -> list[str]:
+        config = config_path(f"miniature/{method}_tiny.yaml")
         given = ["--config-file", config, "--output", tmp_path / "out", *arguments]
-        return [str(word) for word in [*given, "--opts", "MODEL.WEIGHTS", tmp_path / "tiny.pth", *opts]]
+        return [str(word) for word in [*given, "--opts", "MODEL.WEIGHTS", tiny_checkpoint(method), *opts]]
 
     return make
 
@@ -94,7 +88,7 @@ def test_what_is_wrong_is_one_sentence(command, street, miniature, capsys, argum
 
 
 def test_the_baseline_has_no_alignment(command, street, capsys):
-    ended_with(command("--input", street, model="mask2former_tiny"), capsys, ["no text side", "TEXT.ENABLED is False"])
+    ended_with(command("--input", street, method="mask2former"), capsys, ["no text side", "TEXT.ENABLED is False"])
 
 
 def test_windows_are_refused(command, street, capsys):

@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import os
 import shutil
@@ -12,11 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from mtaclip.engine import setup_cfg
-from mtaclip.modeling.build import build_model
 from projects.MTACLIP.app import Models, Opened, make_parser, open_picture, show
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,28 +20,14 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 
 
 @pytest.fixture(scope="module")
-def save_model(tmp_path_factory, config_path) -> Callable[[str], Path]:
-    """Write a tiny random model with its config, as a training does."""
-
-    def save(method: str) -> Path:
-        cfg = setup_cfg(config_path(f"miniature/{method}_tiny.yaml"), device="cpu")
-        torch.manual_seed(0)
-        file = tmp_path_factory.mktemp("checkpoint") / f"{method}.pth"
-        torch.save({"model": build_model(cfg).state_dict(), "config": cfg.dump()}, file)
-        return file
-
-    return save
+def checkpoint(tiny_checkpoint) -> Path:
+    return tiny_checkpoint("mtaclip")
 
 
 @pytest.fixture(scope="module")
-def checkpoint(save_model) -> Path:
-    return save_model("mtaclip")
-
-
-@pytest.fixture(scope="module")
-def baseline(save_model) -> Path:
+def baseline(tiny_checkpoint) -> Path:
     """Of a model without a text side."""
-    return save_model("mask2former")
+    return tiny_checkpoint("mask2former")
 
 
 def load_models(*options: object) -> Models:
@@ -149,9 +131,9 @@ def test_a_missing_model_is_named(checkpoint, tmp_path, monkeypatch):
         load_models("--checkpoint", checkpoint, "other.pth")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("gradio") is not None, reason="gradio is installed")
-def test_without_gradio_one_sentence_says_how_to_get_it(run_script, checkpoint):
-    result = run_script("projects/MTACLIP/app.py", "--checkpoint", checkpoint)
+def test_without_gradio_one_sentence_says_how_to_get_it(run_script, checkpoint, tmp_path):
+    (tmp_path / "gradio.py").write_text("raise ModuleNotFoundError")
+    result = run_script("projects/MTACLIP/app.py", "--checkpoint", checkpoint, PYTHONPATH=str(tmp_path))
     assert result.returncode == 2 and "Traceback" not in result.stderr
     assert (
         result.stderr.strip()

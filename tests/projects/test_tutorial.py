@@ -7,14 +7,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
-import torch
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 from PIL import Image
-
-from mtaclip.engine import setup_cfg
-from mtaclip.modeling.build import build_model
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / "projects" / "MTACLIP" / "tutorial.ipynb"
@@ -58,7 +54,7 @@ def test_documents_name_it_as_it_is_started(document):
 
 
 @pytest.fixture(scope="module")
-def tree(tmp_path_factory, config_path) -> Path:
+def tree(tmp_path_factory, tiny_checkpoint) -> Path:
     """A repository root as `make demo` leaves it, with a few images and a model that has learned nothing."""
     root = tmp_path_factory.mktemp("tree")
     (root / "configs" / "miniature").mkdir(parents=True)
@@ -66,11 +62,9 @@ def tree(tmp_path_factory, config_path) -> Path:
     command = [sys.executable, "datasets/make_miniature.py", "--root", root / "datasets" / "miniature"]
     sizes = ["--train", "4", "--val", "2", "--test", "1"]
     subprocess.run([*command, *sizes], cwd=ROOT, check=True, capture_output=True)
-    cfg = setup_cfg(config_path("miniature/mtaclip_tiny.yaml"), device="cpu")
-    torch.manual_seed(0)
     checkpoint = root / "output" / "miniature" / "mtaclip_tiny" / "model_final.pth"
     checkpoint.parent.mkdir(parents=True)
-    torch.save({"model": build_model(cfg).state_dict(), "config": cfg.dump()}, checkpoint)
+    checkpoint.symlink_to(tiny_checkpoint("mtaclip"))
     return root
 
 
