@@ -12,7 +12,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from mtaclip.modeling.clip_download import find_pretrained
-from mtaclip.modeling.clip_weights import Tower, load_clip, read_clip
+from mtaclip.modeling.clip_weights import ClipWeights, Tower, load_clip, read_clip
 
 _PACKAGED_CONFIGS = Path(__file__).parent / "clip_configs"
 
@@ -40,33 +40,44 @@ def build_clip(
         ValueError: unknown model or weights, or weights of another model or activation.
     """
     name = _register(arch)
+    weights, path = None, None
+    if pretrained:
+        path = _weight_file(arch, pretrained, cache_dir)
+        weights = read_clip(path, allow_pickle=allow_pickle)
+        _check_weights(arch, pretrained, weights, tower)
     with _no_warning():
         model = open_clip.create_model(name, precision="fp32")
-    if not pretrained:
-        return model
-    config = clip_config(arch)
+    if weights is not None:
+        load_clip(model, weights, str(path), arch, tower)
+    return model
+
+
+def _weight_file(arch: str, pretrained: str, cache_dir: str) -> Path:
+    """The file or folder that MODEL.CLIP.PRETRAINED means."""
+    name = _register(arch)
     tag = open_clip.get_pretrained_cfg(name, pretrained)
     if tag:
         _check_activation(arch, pretrained, bool(tag.get("quick_gelu", False)))
-        path = find_pretrained(name, pretrained, cache_dir)
-    else:
-        path = Path(pretrained)
-    if not path.exists():
+        return find_pretrained(name, pretrained, cache_dir)
+    if not Path(pretrained).exists():
         raise ValueError(
             f"MODEL.CLIP.PRETRAINED: {pretrained!r} is neither a file or folder nor a tag that open_clip knows for "
             f'{arch!r}: {open_clip.list_pretrained_tags_by_model(name)}; "" starts from random weights.'
         )
-    weights = read_clip(path, allow_pickle=allow_pickle)
-    if not tag and weights.quick_gelu is not None:
+    return Path(pretrained)
+
+
+def _check_weights(arch: str, pretrained: str, weights: ClipWeights, tower: Tower | None) -> None:
+    """Refuse weights of a model whose names and shapes are those of `arch`, but which computes something else."""
+    if weights.quick_gelu is not None and not open_clip.get_pretrained_cfg(_register(arch), pretrained):
         _check_activation(arch, pretrained, weights.quick_gelu)
-    for which, heads in weights.heads.items():
-        if tower in (None, which) and heads != _heads(config, which):
+    config = clip_config(arch)
+    for name, heads in weights.heads.items():
+        if tower in (None, name) and heads != _heads(config, name):
             raise ValueError(
-                f"MODEL.CLIP.PRETRAINED: the {which} tower of {pretrained} has {heads} attention heads, that of "
-                f"MODEL.CLIP.ARCH {arch!r} {_heads(config, which)}."
+                f"MODEL.CLIP.PRETRAINED: the {name} tower of {pretrained} has {heads} attention heads, that of "
+                f"MODEL.CLIP.ARCH {arch!r} {_heads(config, name)}."
             )
-    load_clip(model, weights, str(path), arch, tower)
-    return model
 
 
 def clip_from_config(cfg: CfgNode, tower: Tower) -> nn.Module:
