@@ -60,7 +60,7 @@ def convert_hugging_face(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if match:
             projections.setdefault(f"{match[1]}.attn.in_proj_{match[3]}", {})[match[2]] = tensor
         elif name is not None:
-            converted[name] = tensor.T.contiguous() if name in _TRANSPOSED else tensor
+            converted[name] = tensor.mT.contiguous() if name in _TRANSPOSED else tensor
     for name, parts in projections.items():
         if len(parts) < len(_PROJECTIONS):
             raise ValueError(f"of the three projections that make {name!r} only {', '.join(sorted(parts))} are there")

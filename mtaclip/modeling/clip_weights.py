@@ -57,7 +57,7 @@ def read_clip(path: Path, *, allow_pickle: bool = False) -> ClipWeights:
     if is_hugging_face(state):
         try:
             state = convert_hugging_face(state)
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:  # the latter where shapes are none of a CLIP model
             raise ValueError(f"{path}: {error}.") from error
         return ClipWeights(state, *_hugging_face_model(folder / "config.json"))
     if path.is_file() and is_torchscript(path):
@@ -136,7 +136,7 @@ def _fit_positions(state: dict[str, Tensor], model: nn.Module) -> None:
     own = model.state_dict()
     for name in {*_GRIDS, _TEXT_POSITIONS} & own.keys() & state.keys():
         given, rows = state[name], len(own[name])
-        if given.dim() != 2 or len(given) == rows:
+        if given.dim() != 2 or len(given) < 2 or len(given) == rows:
             continue
         if name == _TEXT_POSITIONS:
             state[name] = given[:rows]
