@@ -149,6 +149,7 @@ def test_one_file_of_hugging_face_needs_the_config_beside_it(arch, tmp_path):
     ("change", "words"),
     [
         ({"model_type": "siglip"}, "model_type 'siglip'"),
+        ({"vision_config": 3, "text_config": {"hidden_act": ["gelu"]}}, "hidden_act .*quick_gelu"),
         ({"vision_config": {"hidden_act": "gelu"}}, r"hidden_act \['gelu', 'quick_gelu'\]"),
         ({"vision_config": {"hidden_act": "relu"}, "text_config": {"hidden_act": "relu"}}, r"hidden_act \['relu'\]"),
         ({"vision_config": {"num_attention_heads": 4}}, "image tower of .* has 4 attention heads, .* 2"),
