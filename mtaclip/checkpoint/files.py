@@ -46,8 +46,7 @@ def read_content(path: str | Path, *, allow_pickle: bool = False) -> dict[str, A
     """Everything that a weight file holds, on the CPU.
 
     Args:
-        path: a file of `torch.save`, `torch.jit.save` or safetensors, or a folder of Hugging Face
-            or open_clip.
+        path: a file of `torch.save`, `torch.jit.save` or safetensors, or a folder of Hugging Face or open_clip.
         allow_pickle: read other pickled objects too. Such a file can run any code with your rights.
 
     Returns:
@@ -231,6 +230,10 @@ def _stored(archive: ZipFile, name: str) -> bytearray:
     return bytearray(archive.read(info))
 
 
+class _Module:
+    """What a module of an archive becomes: something with attributes."""
+
+
 class _TorchScriptUnpickler(pickle.Unpickler):
     """Knows tensors, containers and modules, and refuses every other name.
 
@@ -246,7 +249,7 @@ class _TorchScriptUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if module.startswith("__torch__"):
-            return type("Module", (), {})
+            return type(name, (_Module,), {})  # of its own, so that nothing can be changed for the next file
         if module == "torch" and name.endswith("Storage"):
             return _DTYPES[name]
         if (module, name) == ("collections", "OrderedDict"):
@@ -259,6 +262,8 @@ class _TorchScriptUnpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> Tensor:
         _, dtype, key, _, size = pid
+        if size == 0:
+            return torch.empty(0, dtype=dtype)
         if key not in self._storages:
             self._storages[key] = torch.frombuffer(self._read(key), dtype=dtype, count=size)
         return self._storages[key]
@@ -284,6 +289,6 @@ def _tensors(module: Any, prefix: str) -> list[tuple[str, Tensor]]:
     for name, value in vars(module).items():
         if isinstance(value, Tensor):
             found.append((prefix + name, value))
-        elif type(value).__name__ == "Module":
+        elif isinstance(value, _Module):
             found += _tensors(value, f"{prefix}{name}.")
     return found

@@ -96,12 +96,12 @@ def _changes(
     for name in sorted({*own, *state}):
         if name.startswith(anew):
             what = "starts anew" if name in own else "left out"
-        elif name in (_POSITIONS, _CLIP_POSITIONS) and name in fitted and fitted[name] is not state.get(name):
-            what = "rows that fit are loaded"
+        elif name in (_POSITIONS, _CLIP_POSITIONS) and name in own and fitted.get(name) is not state.get(name):
+            what = "starts anew" if torch.equal(fitted[name].cpu(), own[name].cpu()) else "rows that fit are loaded"
         else:
             continue
         rows.append([name, *(str(tuple(side[name].shape)) if name in side else "-" for side in (state, own)), what])
-    tower = [row for row in rows if row[0].startswith(_TOWER) and row[3] != "rows that fit are loaded"]
+    tower = [row for row in rows if row[0].startswith(_TOWER) and row[0] != _CLIP_POSITIONS]
     if tower:
         rows = [row for row in rows if row not in tower] + [[f"{_TOWER}* ({len(tower)} tensors)", "", "", tower[0][3]]]
     return tabulate(rows, ["tensor", "checkpoint", "model", ""], tablefmt="simple", disable_numparse=True)

@@ -71,9 +71,11 @@ def test_tensors_that_share_a_storage_or_are_transposed(tmp_path):
     whole = torch.arange(12.0).view(3, 4)
     model.register_buffer("row", whole[1])
     model.register_buffer("transposed", whole.T)
+    model.register_buffer("empty", torch.zeros(0, 3))
     torch.jit.script(model).save(str(tmp_path / "shared.pt"))
     state = read_state(tmp_path / "shared.pt")
     assert state["row"].tolist() == [4, 5, 6, 7] and torch.equal(state["transposed"], whole.T)
+    assert state["empty"].shape == (0, 3)
 
 
 def test_the_metadata_of_safetensors_comes_with_a_checkpoint(tmp_path):
