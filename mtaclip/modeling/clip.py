@@ -124,7 +124,7 @@ def _heads(config: dict, tower: Tower) -> int:
     """Attention heads of a tower of an open_clip model config."""
     if tower == "text":
         return config["text_cfg"].get("heads", 8)
-    return config["vision_cfg"]["width"] // config["vision_cfg"].get("head_width", 64)
+    return config["vision_cfg"].get("width", 768) // config["vision_cfg"].get("head_width", 64)
 
 
 @contextmanager
