@@ -1,14 +1,14 @@
 """Reading weight files and fitting them to a model."""
 
 import logging
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
+from detectron2.config import CfgNode
 from torch import Tensor, nn
 
+from mtaclip.checkpoint.files import read_content, state_of
 from mtaclip.checkpoint.released import convert_released, is_released
 
 _logger = logging.getLogger("mtaclip.checkpoint")
@@ -16,12 +16,13 @@ _SHOWN = 3
 _TEXT_SIDE = ("texts.", "decoder.alignment.")  # beginnings of the names of what only a model with texts has
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_checkpoint(path: str | Path, *, allow_pickle: bool = False) -> dict[str, Any]:
     """Read a checkpoint without running any code in it.
 
     Args:
         path: a file of this project ({"model": ..., ...}), of the released code ({"state_dict": ...}) or a bare
-            state dict; released names are converted.
+            state dict, in any format of `mtaclip.checkpoint.files`; released names are converted.
+        allow_pickle: read other pickled objects too. Such a file can run any code with your rights.
 
     Returns:
         {"model": state dict, and whatever else the file holds}.
@@ -30,28 +31,30 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         FileNotFoundError: no such file.
         ValueError: not a checkpoint, damaged, or one that would need to run code.
     """
-    path = Path(path)
-    if not path.is_file():
+    if not Path(path).exists():
         raise FileNotFoundError(f"MODEL.WEIGHTS: there is no file {str(path)!r}.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise ValueError(
-            f"{path}: not a checkpoint that can be read safely: it is damaged, or holds objects other than tensors "
-            f"and plain values ({str(error).splitlines()[0] if str(error) else type(error).__name__})."
-        ) from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: holds a {type(content).__name__}, not a state dict.")
-    for key in ("model", "state_dict"):
-        if isinstance(content.get(key), dict):
-            content["model"] = content[key]
-            break
-    else:
-        content = {"model": content}
-    if is_released(content["model"]):
-        content["model"], dropped = convert_released(content["model"])
+    content = read_content(path, allow_pickle=allow_pickle)
+    state = state_of(content, path)
+    if is_released(state):
+        state, dropped = convert_released(state)
         _logger.info("%s: converted from the released names; %d tensors nothing uses: %s", path, len(dropped), dropped)
-    return content
+    return (content if any(key in content for key in ("model", "state_dict")) else {}) | {"model": state}
+
+
+def misfits(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+    """What keeps a state dict from being loaded, by kind with the first names of each; empty if nothing does."""
+    missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in state if key not in wanted and not key.endswith("num_batches_tracked")]
+    other = [
+        f"{key} {tuple(state[key].shape)} instead of {tuple(tensor.shape)}"
+        for key, tensor in wanted.items()
+        if key in state and state[key].shape != tensor.shape
+    ]
+    return [
+        f"{len(keys)} tensors {what} ({', '.join(keys[:_SHOWN])}{', ...' if len(keys) > _SHOWN else ''})"
+        for what, keys in (("of another shape", other), ("missing", missing), ("unexpected", unexpected))
+        if keys
+    ]
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
@@ -66,18 +69,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> No
         ValueError: a tensor is missing, unexpected or of another shape.
     """
     wanted = model.state_dict()
-    missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
-    unexpected = [key for key in state if key not in wanted and not key.endswith("num_batches_tracked")]
-    other = [
-        f"{key} {tuple(state[key].shape)} instead of {tuple(tensor.shape)}"
-        for key, tensor in wanted.items()
-        if key in state and state[key].shape != tensor.shape
-    ]
-    problems = [
-        f"{len(keys)} tensors {what} ({', '.join(keys[:_SHOWN])}{', ...' if len(keys) > _SHOWN else ''})"
-        for what, keys in (("of another shape", other), ("missing", missing), ("unexpected", unexpected))
-        if keys
-    ]
+    problems = misfits(wanted, state)
     wants, has = (any(key.startswith(_TEXT_SIDE) for key in keys) for keys in (wanted, state))
     if problems and wants != has:
         raise ValueError(
@@ -92,15 +84,28 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> No
     _logger.info("%s: loaded %d tensors, none missing, none unexpected", source, len(wanted))
 
 
-def load_weights(model: nn.Module, path: str | Path) -> None:
+def check_complete(cfg: CfgNode) -> None:
+    """Refuse MODEL.WEIGHTS_REINIT where the weights are not going to be trained.
+
+    Raises:
+        ValueError: it names parts.
+    """
+    if cfg.MODEL.WEIGHTS_REINIT:
+        raise ValueError(
+            f"MODEL.WEIGHTS_REINIT {tuple(cfg.MODEL.WEIGHTS_REINIT)} is for the start of a training; what is evaluated "
+            "or used to predict needs every tensor of its checkpoint: set it to ()."
+        )
+
+
+def load_weights(model: nn.Module, path: str | Path, *, allow_pickle: bool = False) -> None:
     """Load a weight file that fits the model completely.
 
     Args:
         model: changed in place.
-        path: see `read_checkpoint`.
+        path, allow_pickle: see `read_checkpoint`.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: the file is no checkpoint, or does not fit.
     """
-    load_state(model, read_checkpoint(path)["model"], str(path))
+    load_state(model, read_checkpoint(path, allow_pickle=allow_pickle)["model"], str(path))
