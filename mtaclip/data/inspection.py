@@ -3,6 +3,7 @@
 Shapes: `C` classes, `H, W` the size of an image.
 """
 
+import signal
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -95,8 +96,15 @@ def inspect(records: Sequence[Record], workers: int) -> Iterator[Finding]:
     Yields:
         the finding of each record, in their order.
     """
-    for (finding,) in DataLoader(_Findings(records), num_workers=workers, collate_fn=list):
+    loader = DataLoader(
+        _Findings(records), num_workers=workers, collate_fn=list, worker_init_fn=_leave_interrupts_to_the_program
+    )
+    for (finding,) in loader:
         yield finding
+
+
+def _leave_interrupts_to_the_program(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @dataclass(eq=False)

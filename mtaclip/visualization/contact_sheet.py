@@ -40,7 +40,8 @@ def draw_contact_sheet(samples: Sequence[Segmented], palette: Palette) -> NDArra
     rows = [np.hstack(tiles[start : start + _COLUMNS]) for start in range(0, len(tiles), _COLUMNS)]
     parts = [*rows, draw_legend(legend_entries(pixels, palette))]
     widest = max(part.shape[1] for part in parts)
-    return np.vstack([_pad(part, part.shape[0], widest) for part in parts])
+    sheet = np.vstack([_pad(part, part.shape[0], widest) for part in parts])
+    return np.pad(sheet, ((_GAP, 0), (_GAP, 0), (0, 0)), constant_values=_PAPER)
 
 
 def _draw_tile(sample: Segmented, palette: Palette) -> NDArray[np.uint8]:

@@ -7,7 +7,7 @@
 
 The result is Markdown; --html FILE also writes it as a page, --picture FILE draws samples with their labels.
 
-Exit codes: 0 no problem was found; 1 problems were found; 2 nothing could be read.
+Exit codes: 0 no problem was found; 1 problems were found; 2 nothing could be read; 130 interrupted.
 """
 
 import argparse
@@ -85,6 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return check(args)
     except (OSError, ValueError) as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, f"{parser.prog}: interrupted\n")
 
 
 def check(args: argparse.Namespace) -> int:
@@ -105,6 +107,8 @@ def check(args: argparse.Namespace) -> int:
         args.picture.parent.mkdir(parents=True, exist_ok=True)
         save_picture(picture, args.picture)
     sys.stdout.write(dataset_markdown(summaries))
+    if args.picture is not None and picture is None:
+        sys.stdout.write(f"\n{args.picture} is not written: there is no image with usable labels.\n")
     return 1 if any(summary.all_problems() for summary in summaries) else 0
 
 
@@ -116,6 +120,8 @@ def find_datasets(args: argparse.Namespace) -> list[Listing]:
     """
     if (args.images is None) != (args.labels is None) or (args.images is None) != (args.classes is None):
         raise ValueError("--images, --labels and --classes describe a dataset together: give all three or none.")
+    if args.opts and args.config_file is None:
+        raise ValueError(f"{args.opts[0]}: config keys and values need a --config-file.")
     cfg = None if args.config_file is None else setup_cfg(args.config_file, args.opts)
     names = args.dataset or ([] if cfg is None else list(dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])))
     listings = [list_registered(name, cfg) for name in names]
