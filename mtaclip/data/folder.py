@@ -131,7 +131,10 @@ def use_folder(cfg: CfgNode) -> None:
         return
     keys.NAMES = keys.NAMES or tuple(read_class_names(Path(keys.ROOT) / keys.CLASSES))
     check_names(keys.NAMES)
-    label_table(keys.LABEL_FORMAT, len(keys.NAMES))
+    try:
+        label_table(keys.LABEL_FORMAT, len(keys.NAMES))
+    except ValueError as error:
+        raise ValueError(f"DATASETS.FOLDER.LABEL_FORMAT is '{keys.LABEL_FORMAT}': {error}") from error
     if used:
         cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = len(keys.NAMES)
     for name, split in FOLDER_DATASETS.items():
