@@ -161,11 +161,11 @@ def test_wrong_options_end_in_a_sentence(miniature, capsys, arguments, message):
     assert re.search(message, line), line
 
 
-def test_a_class_file_with_duplicates_ends_the_program_in_one_line(shapes, tmp_path, run_script):
+def test_a_class_file_with_duplicates_is_one_line(shapes, tmp_path, capsys):
     classes = tmp_path / "classes.txt"
     classes.write_text("table\ntable\n")
-    options = ["DATASETS.FOLDER.ROOT", shapes, "DATASETS.FOLDER.CLASSES", classes]
-    done = run_script("projects/MTACLIP/check_dataset.py", "--config-file", CONFIG, *options)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "classes.txt, line 2: 'table' is also line 1" in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr
+    with pytest.raises(SystemExit) as stop:
+        check(shapes, "DATASETS.FOLDER.CLASSES", classes)
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "classes.txt, line 2: 'table' is also line 1" in line

@@ -1,0 +1,126 @@
+"""docs/custom_dataset.md: its four commands, as they stand there, train a model on a drawn dataset with 4 classes."""
+
+import json
+import re
+import shlex
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mtaclip.inference import Predictor
+from mtaclip.visualization import Palette
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "custom_dataset.md"
+SMALL = [
+    "INPUT.MIN_SIZE_TRAIN", "(64,)",
+    "INPUT.MIN_SIZE_TEST", "64",
+    "INPUT.CROP.SIZE", "(64,96)",
+    "MODEL.MTACLIP.LOSS.NUM_POINTS", "256",
+    "SOLVER.MAX_ITER", "60",
+    "SOLVER.WARMUP_ITERS", "5",
+    "DATALOADER.NUM_WORKERS", "0",
+]  # fmt: skip
+
+
+def commands(folder: Path) -> list[list[str]]:
+    """The Python commands of the page, for the tiny model on a CPU and below `folder`."""
+    (drawing,), (*four,) = (
+        [line for line in block.splitlines() if line.startswith("python ")]
+        for block in re.findall(r"^```bash\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.M | re.S)
+    )
+    lines = [drawing, *four]
+    for old, new in (
+        ("mtaclip_R50", "mtaclip_tiny"),
+        ("my_dataset", f"{folder}/my_dataset"),
+        ("output/", f"{folder}/output/"),
+        ("--num-gpus 1", "--num-gpus 0"),
+    ):
+        lines = [line.replace(old, new) for line in lines]
+    return [shlex.split(line)[1:] for line in lines]
+
+
+def test_the_documented_commands_train_a_model(tmp_path, run_script):
+    draw, check, train, evaluate, look = commands(tmp_path)
+    output = tmp_path / "output" / "custom" / "mtaclip_tiny"
+    own = [*SMALL, "OUTPUT_DIR", str(output)]
+    outputs = []
+    for command in (
+        [*draw, "--size", "64", "96", "--train", "24", "--val", "8"],
+        check,
+        [*train, *own],
+        [*evaluate, *own, "OUTPUT_DIR", str(tmp_path / "again")],
+        [*look, *own],
+    ):
+        done = run_script(*command)
+        assert done.returncode == 0, (command, done.stderr)
+        outputs.append(done.stdout)
+    assert "No problem was found." in outputs[1]
+
+    scores, again = (
+        json.loads((place / "scores_folder_val.json").read_text()) for place in (output, tmp_path / "again")
+    )
+    assert scores["class_names"] == ["table", "disc", "square", "triangle"]
+    # Always "table" has a quarter of the table's IoU, which is below 100.
+    assert again["scores_percent"]["mIoU"] > 60
+    pictures = {file.name for file in (tmp_path / "output" / "custom" / "pictures").iterdir()}
+    assert {"0000_overlay.png", "0007_ids.png"} <= pictures
+
+    # Elsewhere, with the checkpoint alone.
+    image = shutil.copy(tmp_path / "my_dataset" / "images" / "val" / "0000.jpg", tmp_path / "photo.jpg")
+    truth = np.array(Image.open(tmp_path / "my_dataset" / "labels" / "val" / "0000.png"))
+    (tmp_path / "my_dataset").rename(tmp_path / "gone")
+    predictor = Predictor.from_checkpoint(output / "model_best.pth", device="cpu")
+    assert (predictor(image).labels == truth).mean() > 0.9
+    assert Palette.from_config(predictor.cfg).names == ("table", "disc", "square", "triangle")
+    where = ["--config-file", output / "config.yaml", "--input", image, "--output", tmp_path / "more"]
+    done = run_script("demo.py", *where, "--opts", "MODEL.WEIGHTS", output / "model_best.pth")
+    assert done.returncode == 0, done.stderr
+
+
+def spoil(root: Path, kind: str) -> None:
+    """Make one kind of mistake in a dataset."""
+    for label in (root / "labels" / "train").iterdir():
+        if kind == "colours":
+            Image.open(label).convert("RGB").save(label)
+        elif kind == "values":
+            Image.fromarray(np.array(Image.open(label)) + 1).save(label)
+        elif kind == "missing" and label.stem == "0003":
+            label.unlink()
+    if kind == "empty":
+        shutil.rmtree(root / "images" / "train")
+
+
+@pytest.fixture
+def train_spoiled(shapes, tmp_path, run_script):
+    """A function of a kind of mistake: the last line that a training on such a dataset ends with."""
+
+    def train(kind):
+        root = tmp_path / kind
+        shutil.copytree(shapes, root)
+        spoil(root, kind)
+        options = [*SMALL, "DATASETS.FOLDER.ROOT", root, "OUTPUT_DIR", tmp_path / "output" / kind]
+        done = run_script(
+            "train_net.py", "--config-file", "configs/custom/mtaclip_tiny.yaml", "--num-gpus", 0, *options
+        )
+        assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+        return done.stderr.splitlines()[-1]
+
+    return train
+
+
+def test_a_training_on_wrong_files_ends_in_a_sentence(train_spoiled):
+    kinds = ("colours", "values", "missing", "empty")
+    with ThreadPoolExecutor() as several:
+        messages = dict(zip(kinds, several.map(train_spoiled, kinds), strict=True))
+    for kind, words in (
+        ("colours", "its mode is RGB: is it a colour picture of the labels"),
+        ("values", "holds the value(s) 4, which label format 'train_ids' does not have"),
+        ("missing", "has no label file: looked for"),
+    ):
+        assert words in messages[kind] and words in PAGE.read_text(encoding="utf-8")
+    assert "images/train does not exist" in messages["empty"]
