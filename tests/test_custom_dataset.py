@@ -4,15 +4,16 @@ import json
 import re
 import shlex
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from mtaclip.data.labels import read_label_map
 from mtaclip.inference import Predictor
 from mtaclip.visualization import Palette
+from projects.MTACLIP import check_dataset, demo
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "custom_dataset.md"
@@ -44,22 +45,21 @@ def commands(folder: Path) -> list[list[str]]:
     return [shlex.split(line)[1:] for line in lines]
 
 
-def test_the_documented_commands_train_a_model(tmp_path, run_script):
-    draw, check, train, evaluate, look = commands(tmp_path)
+def test_the_documented_commands_train_a_model(tmp_path, run_script, capsys):
+    draw, (_, *check), train, evaluate, (_, *look) = commands(tmp_path)
     output = tmp_path / "output" / "custom" / "mtaclip_tiny"
     own = [*SMALL, "OUTPUT_DIR", str(output)]
-    outputs = []
-    for command in (
-        [*draw, "--size", "64", "96", "--train", "24", "--val", "8"],
-        check,
-        [*train, *own],
-        [*evaluate, *own, "OUTPUT_DIR", str(tmp_path / "again")],
-        [*look, *own],
-    ):
+
+    def run(*command):
         done = run_script(*command)
-        assert done.returncode == 0, (command, done.stderr)
-        outputs.append(done.stdout)
-    assert "No problem was found." in outputs[1]
+        assert done.returncode == 0, done.stderr
+
+    run(*draw, "--size", "64", "96", "--train", "24", "--val", "8")
+    assert check_dataset.main(check) == 0
+    assert "No problem was found." in capsys.readouterr().out
+    run(*train, *own)
+    run(*evaluate, *own, "OUTPUT_DIR", str(tmp_path / "again"))
+    assert demo.main([*look, *own]) == 0
 
     scores, again = (
         json.loads((place / "scores_folder_val.json").read_text()) for place in (output, tmp_path / "again")
@@ -78,8 +78,7 @@ def test_the_documented_commands_train_a_model(tmp_path, run_script):
     assert (predictor(image).labels == truth).mean() > 0.9
     assert Palette.from_config(predictor.cfg).names == ("table", "disc", "square", "triangle")
     where = ["--config-file", output / "config.yaml", "--input", image, "--output", tmp_path / "more"]
-    done = run_script("demo.py", *where, "--opts", "MODEL.WEIGHTS", output / "model_best.pth")
-    assert done.returncode == 0, done.stderr
+    assert demo.main([*map(str, where), "--opts", "MODEL.WEIGHTS", str(output / "model_best.pth")]) == 0
 
 
 def spoil(root: Path, kind: str) -> None:
@@ -93,34 +92,38 @@ def spoil(root: Path, kind: str) -> None:
             label.unlink()
     if kind == "empty":
         shutil.rmtree(root / "images" / "train")
+    if kind == "duplicates":
+        (root / "classes.txt").write_text("a\na\n")
 
 
-@pytest.fixture
-def train_spoiled(shapes, tmp_path, run_script):
-    """A function of a kind of mistake: the last line that a training on such a dataset ends with."""
-
-    def train(kind):
-        root = tmp_path / kind
-        shutil.copytree(shapes, root)
-        spoil(root, kind)
-        options = [*SMALL, "DATASETS.FOLDER.ROOT", root, "OUTPUT_DIR", tmp_path / "output" / kind]
-        done = run_script(
-            "train_net.py", "--config-file", "configs/custom/mtaclip_tiny.yaml", "--num-gpus", 0, *options
-        )
-        assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
-        return done.stderr.splitlines()[-1]
-
-    return train
-
-
-def test_a_training_on_wrong_files_ends_in_a_sentence(train_spoiled):
-    kinds = ("colours", "values", "missing", "empty")
-    with ThreadPoolExecutor() as several:
-        messages = dict(zip(kinds, several.map(train_spoiled, kinds), strict=True))
-    for kind, words in (
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
         ("colours", "its mode is RGB: is it a colour picture of the labels"),
-        ("values", "holds the value(s) 4, which label format 'train_ids' does not have"),
-        ("missing", "has no label file: looked for"),
-    ):
-        assert words in messages[kind] and words in PAGE.read_text(encoding="utf-8")
-    assert "images/train does not exist" in messages["empty"]
+        pytest.param(
+            "values",
+            "holds the value(s) 4, which label format 'train_ids' does not have",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("missing", "has no label file: looked for", marks=pytest.mark.slow),
+        pytest.param("empty", "images/train does not exist", marks=pytest.mark.slow),
+        pytest.param("duplicates", "classes.txt, line 2: 'a' is also line 1", marks=pytest.mark.slow),
+    ],
+)
+def test_a_training_on_wrong_files_ends_in_a_sentence(shapes, tmp_path, run_script, kind, words):
+    shutil.copytree(shapes, tmp_path / "spoiled")
+    spoil(tmp_path / "spoiled", kind)
+    options = [*SMALL, "DATASETS.FOLDER.ROOT", tmp_path / "spoiled", "OUTPUT_DIR", tmp_path / "output"]
+    done = run_script("train_net.py", "--config-file", "configs/custom/mtaclip_tiny.yaml", "--num-gpus", 0, *options)
+    assert done.returncode in (1, 2) and "Traceback" not in done.stderr
+    assert words in done.stderr.splitlines()[-1]
+
+
+def test_the_page_explains_messages_as_they_are(tmp_path):
+    page = PAGE.read_text(encoding="utf-8")
+    labels = tmp_path / "a.png"
+    for picture in (Image.new("RGB", (2, 2)), Image.new("L", (2, 2), 4)):
+        picture.save(labels)
+        with pytest.raises(ValueError) as error:
+            read_label_map(labels, "train_ids", 4)
+        assert any(message in str(error.value) for message in re.findall(r"^\| `(.*?)`", page, re.M)), error.value
