@@ -80,8 +80,13 @@ def _visible_files(folder: Path) -> Iterator[Path]:
 def labelled_folder(cfg: CfgNode, split: str) -> LabelledFolder:
     """The folders of a split, as DATASETS.FOLDER says; they need not exist."""
     keys = cfg.DATASETS.FOLDER
-    images, labels = (Path(keys.ROOT) / pattern.replace("{split}", split) for pattern in (keys.IMAGES, keys.LABELS))
+    root = _root(cfg)
+    images, labels = (root / pattern.replace("{split}", split) for pattern in (keys.IMAGES, keys.LABELS))
     return LabelledFolder(images, labels, keys.LABEL_SUFFIX, keys.LABEL_FORMAT)
+
+
+def _root(cfg: CfgNode) -> Path:
+    return Path(cfg.DATASETS.FOLDER.ROOT).expanduser()
 
 
 def load_folder(folder: LabelledFolder, split: str) -> list[Record]:
@@ -129,7 +134,7 @@ def use_folder(cfg: CfgNode) -> None:
                 "your images and labels, as docs/custom_dataset.md says."
             )
         return
-    keys.NAMES = keys.NAMES or tuple(read_class_names(Path(keys.ROOT) / keys.CLASSES))
+    keys.NAMES = keys.NAMES or tuple(read_class_names(_root(cfg) / keys.CLASSES))
     check_names(keys.NAMES)
     try:
         label_table(keys.LABEL_FORMAT, len(keys.NAMES))

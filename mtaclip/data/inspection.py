@@ -86,7 +86,7 @@ def inspect_record(record: Record) -> Finding:
     return Finding(size, pixels, digest, tuple(problems))
 
 
-def inspect(records: Sequence[Record], workers: int) -> Iterator[Finding]:
+def inspect_records(records: Sequence[Record], workers: int) -> Iterator[Finding]:
     """Read all files of records.
 
     Args:

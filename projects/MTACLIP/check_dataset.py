@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from mtaclip.data.datasets import Record, get_records
 from mtaclip.data.folder import FOLDER_DATASETS, LabelledFolder, labelled_folder
-from mtaclip.data.inspection import NO_IMAGE, NO_LABEL, UNUSABLE, Summary, add_duplicates, inspect
+from mtaclip.data.inspection import NO_IMAGE, NO_LABEL, UNUSABLE, Summary, add_duplicates, inspect_records
 from mtaclip.data.labels import LABEL_FORMATS, read_image, read_label_map
 from mtaclip.data.palette import distinct_colours
 from mtaclip.data.vocabulary import read_class_names
@@ -178,7 +178,9 @@ def summarise(listing: Listing, workers: int) -> Summary:
     """Read the files of a dataset; the label format of every record must fit its classes."""
     summary = Summary(listing.name, listing.palette.names)
     summary.problems.update(listing.problems)
-    findings = progress(inspect(listing.records, workers), len(listing.records), "image") if listing.records else ()
+    findings = (
+        progress(inspect_records(listing.records, workers), len(listing.records), "image") if listing.records else ()
+    )
     for record, finding in zip(listing.records, findings, strict=True):
         summary.add(record, finding)
     return summary

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mtaclip.data.inspection import SIZES, TWICE, UNUSABLE, VALUES, Summary, add_duplicates, inspect
+from mtaclip.data.inspection import SIZES, TWICE, UNUSABLE, VALUES, Summary, add_duplicates, inspect_records
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def write_record(tmp_path):
 
 def summarise(records, names=("a", "b", "c"), name="set", workers=0) -> Summary:
     summary = Summary(name, names)
-    for record, finding in zip(records, inspect(records, workers), strict=True):
+    for record, finding in zip(records, inspect_records(records, workers), strict=True):
         summary.add(record, finding)
     return summary
 
