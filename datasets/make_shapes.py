@@ -51,6 +51,8 @@ def write(root: Path, counts: dict[str, int], size: tuple[int, int], seed: int) 
     Raises:
         OSError: the folder exists, or a file cannot be written.
     """
+    if root.exists():
+        raise FileExistsError(f"{root} exists: choose another folder with --root")
     root.mkdir(parents=True)
     (root / "classes.txt").write_text("\n".join(CLASSES) + "\n", encoding="utf-8")
     for number, (split, count) in enumerate(counts.items()):
@@ -75,6 +77,7 @@ def main(argv: list[str] | None = None) -> None:
     if min(args.train, args.val) < 1 or args.seed < 0 or min(args.size) < 32:
         parser.error("--train and --val must be 1 or more, --seed 0 or more, and --size 32 pixels or more")
     write(args.root, {"train": args.train, "val": args.val}, tuple(args.size), args.seed)
+    print(f"ready: {args.root}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from PIL import Image
 from mtaclip.data.labels import read_label_map
 from mtaclip.inference import Predictor
 from mtaclip.visualization import Palette
-from projects.MTACLIP import check_dataset, demo
+from projects.MTACLIP import alignment, check_dataset, demo
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "custom_dataset.md"
@@ -65,10 +65,16 @@ def test_the_documented_commands_train_a_model(tmp_path, run_script, capsys):
         json.loads((place / "scores_folder_val.json").read_text()) for place in (output, tmp_path / "again")
     )
     assert scores["class_names"] == ["table", "disc", "square", "triangle"]
+    assert again["scores_percent"] == scores["scores_percent"]
     # Always "table" has a quarter of the table's IoU, which is below 100.
     assert again["scores_percent"]["mIoU"] > 60
     pictures = {file.name for file in (tmp_path / "output" / "custom" / "pictures").iterdir()}
     assert {"0000_overlay.png", "0007_ids.png"} <= pictures
+
+    where = ["--config-file", output / "config.yaml", "--dataset", "folder_val", "--limit", 1, "--view", "segments"]
+    weights = ["--opts", "MODEL.WEIGHTS", str(output / "model_best.pth")]
+    assert alignment.main([*map(str, where), "--output", str(tmp_path / "alignment"), *weights]) == 0
+    assert (tmp_path / "alignment" / "0000_segments.svg").is_file()
 
     # Elsewhere, with the checkpoint alone.
     image = shutil.copy(tmp_path / "my_dataset" / "images" / "val" / "0000.jpg", tmp_path / "photo.jpg")
@@ -78,7 +84,13 @@ def test_the_documented_commands_train_a_model(tmp_path, run_script, capsys):
     assert (predictor(image).labels == truth).mean() > 0.9
     assert Palette.from_config(predictor.cfg).names == ("table", "disc", "square", "triangle")
     where = ["--config-file", output / "config.yaml", "--input", image, "--output", tmp_path / "more"]
-    assert demo.main([*map(str, where), "--opts", "MODEL.WEIGHTS", str(output / "model_best.pth")]) == 0
+    assert demo.main([*map(str, where), *weights]) == 0
+
+
+def test_a_drawing_replaces_nothing(shapes, run_script):
+    done = run_script("datasets/make_shapes.py", "--root", shapes)
+    assert done.returncode == 1
+    assert done.stderr == f"make_shapes.py: {shapes} exists: choose another folder with --root\n"
 
 
 def spoil(root: Path, kind: str) -> None:

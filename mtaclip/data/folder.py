@@ -44,8 +44,8 @@ class LabelledFolder:
         if not files:
             state = "holds no image" if self.images.is_dir() else "does not exist"
             raise FileNotFoundError(
-                f"image folder {self.images} {state} ({' '.join(sorted(IMAGE_SUFFIXES))}): put images there, or set "
-                "DATASETS.FOLDER.ROOT and DATASETS.FOLDER.IMAGES to where they are."
+                f"image folder {self.images} {state} ({' '.join(sorted(IMAGE_SUFFIXES))}): put images there, or "
+                "name the folder that has them (in a config, DATASETS.FOLDER.ROOT and IMAGES)."
             )
         return [self._record(file) for file in files]
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
@@ -55,7 +54,6 @@ class _Findings(Dataset):
         return len(self._records)
 
     def __getitem__(self, index: int) -> Finding:
-        cv2.setNumThreads(0)  # in a process that others work beside
         return inspect_record(self._records[index])
 
 
