@@ -30,6 +30,23 @@ def _add_data(cfg: CN) -> None:
     # Training files, per process, that may be missing or broken; other samples replace theirs, and all are logged.
     cfg.DATALOADER.TOLERATE_BROKEN = 0
 
+    # A dataset of your own, in folders: `folder_train`, `folder_val` and `folder_test` (docs/custom_dataset.md).
+    cfg.DATASETS.FOLDER = CN()
+    # Folder of the dataset, relative to the working directory; "" = none.
+    cfg.DATASETS.FOLDER.ROOT = ""
+    # Text file of class names, one per line, the first for label 0; relative to ROOT, as the two folders are.
+    cfg.DATASETS.FOLDER.CLASSES = "classes.txt"
+    # The class names themselves; filled from CLASSES, which is not read where names are given.
+    cfg.DATASETS.FOLDER.NAMES = ()
+    # Folder of the images, in it and below it; {split} becomes train, val or test.
+    cfg.DATASETS.FOLDER.IMAGES = "images/{split}"
+    # Folder of the label maps, of the same sub-folders and stems as the images.
+    cfg.DATASETS.FOLDER.LABELS = "labels/{split}"
+    # What a label map's name has after the stem of its image.
+    cfg.DATASETS.FOLDER.LABEL_SUFFIX = ".png"
+    # Meaning of the labels: "train_ids" (0 .. C-1, 255 = ignored) or "ade20k" (0 = ignored, k = the k-th class).
+    cfg.DATASETS.FOLDER.LABEL_FORMAT = "train_ids"
+
 
 def _add_weights(cfg: CN) -> None:
     # Read weight files with pickled objects, too. They can run any code with your rights: only from people you trust.
@@ -61,7 +78,8 @@ def _add_model(cfg: CN) -> None:
     cfg.MODEL.MTACLIP.TEXT = CN()
     # False removes the text tower, the prompts, the text queries and the contrastive loss.
     cfg.MODEL.MTACLIP.TEXT.ENABLED = True
-    # Class texts: a vocabulary in `mtaclip/data/vocabularies/` or the path of a text file, one line per class.
+    # Class texts: a vocabulary in `mtaclip/data/vocabularies/`, the path of a text file with one line per class, or
+    # "folder" for DATASETS.FOLDER.NAMES.
     cfg.MODEL.MTACLIP.TEXT.VOCABULARY = "ade20k"
     # Text of the no-object class, the last of the K = C + 1 texts.
     cfg.MODEL.MTACLIP.TEXT.NO_OBJECT = "none"

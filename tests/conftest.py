@@ -77,6 +77,16 @@ def miniature(miniature_root, monkeypatch) -> Path:
 
 
 @pytest.fixture(scope="session")
+def shapes(tmp_path_factory) -> Path:
+    """A drawn dataset with four classes, as DATASETS.FOLDER.ROOT: 24 + 8 images of 64 x 96 pixels."""
+    root = tmp_path_factory.mktemp("own") / "shapes"
+    sizes = ["--train", "24", "--val", "8", "--size", "64", "96"]
+    command = [sys.executable, "datasets/make_shapes.py", "--root", str(root), *sizes]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    return root
+
+
+@pytest.fixture(scope="session")
 def run_script():
     """A function that runs a script of the project in a process of its own and returns the finished process."""
 

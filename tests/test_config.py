@@ -11,6 +11,7 @@ from detectron2.modeling import build_backbone
 import mtaclip.config
 from mtaclip.config import add_mtaclip_config
 from mtaclip.data.build import build_train_loader
+from mtaclip.data.folder import use_folder
 from mtaclip.engine import Trainer, setup_cfg
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,14 +38,15 @@ def own_keys() -> set[str]:
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: f"{p.parent.name}/{p.stem}")
-def test_every_file_loads(path):
-    cfg = setup_cfg(path, device="cpu")
+def test_every_file_loads(path, shapes):
+    options = ["DATASETS.FOLDER.ROOT", str(shapes)] if path.parent.name == "custom" else []
+    cfg = setup_cfg(path, options, device="cpu")
     assert f"output/{path.parent.name}/{path.stem}" == cfg.OUTPUT_DIR
     assert path.stem.startswith("mtaclip") == cfg.MODEL.MTACLIP.TEXT.ENABLED
 
 
 def test_all_combinations_exist():
-    names = {f"{p.parent.name}/{p.stem}" for p in CONFIGS if p.parent.name != "miniature"}
+    names = {f"{p.parent.name}/{p.stem}" for p in CONFIGS if p.parent.name not in ("miniature", "custom")}
     assert names == {
         f"{dataset}/{method}_{backbone}"
         for dataset in ("ade20k", "cityscapes")
@@ -60,7 +62,7 @@ def test_every_key_has_a_comment_above_it():
             assert lines[number - 1].strip().startswith("# "), line
 
 
-def test_every_key_is_read(miniature, tmp_path, monkeypatch):
+def test_every_key_is_read(miniature, shapes, tmp_path, monkeypatch):
     """Builds everything once, with every option on, and records which values were looked at."""
     read: set[tuple[frozenset, str]] = set()
     original = CfgNode.__getattr__
@@ -87,11 +89,15 @@ def test_every_key_is_read(miniature, tmp_path, monkeypatch):
         "DATALOADER.NUM_WORKERS", "0",
         "OUTPUT_DIR", str(tmp_path),
     ]  # fmt: skip
+    cfg_folder = get_cfg()
+    add_mtaclip_config(cfg_folder)
+    cfg_folder.DATASETS.FOLDER.ROOT = str(shapes)
     cfg, cfg_vit = setup_cfg(TINY, options, device="cpu"), setup_cfg(TINY, [*options, *vit], device="cpu")
     monkeypatch.setattr(CfgNode, "__getattr__", recording)
     Trainer(cfg).resume_or_load(resume=False)
     build_train_loader(cfg)
     build_backbone(cfg_vit)
+    use_folder(cfg_folder)
     for split in ("val", "test"):
         Trainer.build_evaluator(cfg, f"cityscapes_sem_seg_{split}")
     Trainer.build_test_loader(cfg, "cityscapes_sem_seg_val")

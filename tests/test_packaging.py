@@ -399,6 +399,7 @@ SCRIPTS = {
     "demo.py": "projects.MTACLIP.demo",
     "projects/MTACLIP/alignment.py": "projects.MTACLIP.alignment",
     "projects/MTACLIP/app.py": "projects.MTACLIP.app",
+    "projects/MTACLIP/check_dataset.py": "projects.MTACLIP.check_dataset",
     "projects/MTACLIP/compare.py": "projects.MTACLIP.compare",
     "projects/MTACLIP/tools/draw_curves.py": "projects.MTACLIP.tools.draw_curves",
     "projects/MTACLIP/tools/replay_batch.py": "projects.MTACLIP.tools.replay_batch",
@@ -406,8 +407,10 @@ SCRIPTS = {
 
 
 @pytest.mark.parametrize("file", documents(), ids=lambda file: str(file.relative_to(ROOT)))
-def test_documented_scripts_and_options_exist(file):
+def test_documented_scripts_and_options_exist(file, shapes, tmp_path, monkeypatch):
     """Scripts and configs of this project that a document calls are there, and the configs accept the options."""
+    shutil.copytree(shapes, tmp_path / "my_dataset")
+    monkeypatch.chdir(tmp_path)
     for command in documented_commands(file):
         if command[0] in ("torchrun", "srun"):
             command = ["python", *command[next(i for i, word in enumerate(command) if word.endswith(".py")) :]]

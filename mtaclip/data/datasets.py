@@ -76,7 +76,8 @@ def check_registered(name: str, key: str = "DATASETS") -> None:
     """
     if name not in DatasetCatalog:
         raise ValueError(
-            f"{key}: dataset '{name}' is not registered: use one of {_known()}, or register your own in DatasetCatalog."
+            f"{key}: dataset '{name}' is not registered: use one of {_known()}, folder_train and folder_val "
+            "of DATASETS.FOLDER.ROOT, or register your own in DatasetCatalog."
         )
 
 
@@ -116,7 +117,7 @@ def _cityscapes_label(image: Path, labels: Path) -> Record:
     for file, (_, label_format) in zip(wanted, _CITYSCAPES_LABELS, strict=True):
         if file.is_file():
             return {"sem_seg_file_name": str(file), "label_format": label_format}
-    raise _unlabelled(image, wanted)
+    raise unlabelled(image, wanted)
 
 
 def load_ade20k(split: str) -> list[Record]:
@@ -141,7 +142,7 @@ def load_ade20k(split: str) -> list[Record]:
     for file in files:
         annotation = annotations / f"{file.stem}.png"
         if not annotation.is_file():
-            raise _unlabelled(file, [annotation])
+            raise unlabelled(file, [annotation])
         records.append(
             {
                 "file_name": str(file),
@@ -167,7 +168,8 @@ def _missing(title: str, split: str, wanted: list[Path], source: str) -> FileNot
     )
 
 
-def _unlabelled(image: Path, wanted: list[Path]) -> FileNotFoundError:
+def unlabelled(image: Path, wanted: list[Path]) -> FileNotFoundError:
+    """The error that an image has no label map; `wanted` are the files it was looked for in."""
     return FileNotFoundError(
         f"image {image} has no label file: looked for {' and '.join(map(str, wanted))}; restore it or remove the image."
     )

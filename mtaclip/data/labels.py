@@ -136,6 +136,26 @@ def read_label_map(
             the format does not have.
     """
     table = _table(label_format, num_classes)
+    raw = read_label_values(path)
+    labels: NDArray[np.uint8] = cv2.LUT(raw, table)
+    if (labels == _ILLEGAL).any():
+        raise _illegal_values(path, raw, table, label_format)
+    return labels
+
+
+def read_label_values(path: str | Path) -> NDArray[np.uint8]:
+    """Read a label map as it is stored, whatever its values mean.
+
+    Args:
+        path: an 8-bit image with one channel (grey or palette indices).
+
+    Returns:
+        uint8 (H, W).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a damaged file, or not 8 bits in one channel.
+    """
     content = _read_bytes(path, "label map")
     with _open(content, path, "label map") as file:
         if file.mode not in ("L", "P"):
@@ -145,15 +165,12 @@ def read_label_map(
                 f"but its mode is {file.mode}: is it a colour picture of the labels, or an instance map?",
             )
         raw = _decode_png(content) if _is_plain_png(content, _GREY) else None
-        if raw is None:
-            try:
-                raw = np.asarray(file, dtype=np.uint8)
-            except _UNREADABLE as error:
-                raise _unreadable("label map", path, error) from error
-    labels: NDArray[np.uint8] = cv2.LUT(raw, table)
-    if (labels == _ILLEGAL).any():
-        raise _illegal_values(path, raw, table, label_format)
-    return labels
+        if raw is not None:
+            return raw
+        try:
+            return np.asarray(file, dtype=np.uint8)
+        except _UNREADABLE as error:
+            raise _unreadable("label map", path, error) from error
 
 
 def read_instance_map(path: str | Path) -> NDArray[np.uint16]:

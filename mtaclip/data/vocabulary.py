@@ -30,8 +30,37 @@ def load_vocabulary(name_or_path: str | Path, num_classes: int) -> list[str]:
             than `num_classes`, or a file that is not UTF-8 text.
     """
     file, content = _read(name_or_path)
+    texts = _parse(file, content)
+    if len(texts) != num_classes:
+        raise ValueError(
+            f"vocabulary {file} has {len(texts)} class texts but the config has {num_classes} classes: "
+            "make MODEL.MTACLIP.TEXT.VOCABULARY and MODEL.SEM_SEG_HEAD.NUM_CLASSES agree."
+        )
+    return texts
+
+
+def read_class_names(path: Path) -> list[str]:
+    """Read a file of class names, however many; it looks as `load_vocabulary` says.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        OSError: the file cannot be read.
+        ValueError: an empty line, a name that occurs twice, no name at all, or a file that is not UTF-8 text.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"class-name file {path} does not exist: write one class name per line into it.")
     try:
-        lines = content.decode("utf-8").splitlines()
+        names = _parse(str(path), path.read_bytes())
+    except OSError as error:
+        raise OSError(f"class-name file {path} cannot be read: {error.strerror}.") from error
+    if not names:
+        raise ValueError(f"class-name file {path} holds no class name: write one per line.")
+    return names
+
+
+def _parse(file: str, content: bytes) -> list[str]:
+    try:
+        lines = content.decode("utf-8-sig").splitlines()  # Windows' editors begin files with a byte-order mark
     except UnicodeDecodeError as error:
         raise ValueError(f"vocabulary {file} is not UTF-8 text ({error.reason}): save it as UTF-8.") from error
     texts: dict[str, int] = {}  # text: its line
@@ -46,11 +75,6 @@ def load_vocabulary(name_or_path: str | Path, num_classes: int) -> list[str]:
                 f"vocabulary {file}, line {number}: '{text}' is also line {texts[text]}; each class needs its own text."
             )
         texts[text] = number
-    if len(texts) != num_classes:
-        raise ValueError(
-            f"vocabulary {file} has {len(texts)} class texts but the config has {num_classes} classes: "
-            "make MODEL.MTACLIP.TEXT.VOCABULARY and MODEL.SEM_SEG_HEAD.NUM_CLASSES agree."
-        )
     return list(texts)
 
 

@@ -12,11 +12,12 @@ from mtaclip.checkpoint.starting import check_parts
 from mtaclip.config import add_mtaclip_config
 from mtaclip.data.build import check_dataset
 from mtaclip.data.datasets import check_registered
+from mtaclip.data.folder import use_folder
 from mtaclip.engine.optimizer import check_solver
 
 
 def setup_cfg(config_file: str | Path, opts: Sequence[str] = (), *, device: str | None = None) -> CfgNode:
-    """Read, override and check a configuration.
+    """Read, override and check a configuration, and register the datasets of DATASETS.FOLDER.
 
     Args:
         config_file: a YAML file; its `_BASE_` is read first.
@@ -27,7 +28,7 @@ def setup_cfg(config_file: str | Path, opts: Sequence[str] = (), *, device: str 
         The frozen configuration.
 
     Raises:
-        FileNotFoundError: no such file.
+        FileNotFoundError, OSError: no such file, or no class-name file of DATASETS.FOLDER.
         ValueError: an unknown key or name, a value of the wrong type, or values that do not fit together.
     """
     if not Path(config_file).is_file():
@@ -37,6 +38,7 @@ def setup_cfg(config_file: str | Path, opts: Sequence[str] = (), *, device: str 
     _merge(cfg, config_file, list(opts))
     if device is not None:
         cfg.MODEL.DEVICE = device
+    use_folder(cfg)
     check_cfg(cfg)
     cfg.freeze()
     return cfg

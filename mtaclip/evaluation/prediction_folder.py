@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 _MANIFEST = "predictions.json"
 _DESCRIPTIONS = {
     "cityscapes_label_ids": "label ids, ready for the Cityscapes benchmark's server",
-    "ade20k": "classes 1 to 150, ready for the SceneParse150 benchmark's server",
+    "ade20k": "classes counted from 1, as the SceneParse150 benchmark's server takes them",
     "train_ids": "train ids",
 }
 

@@ -11,6 +11,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from torch import Tensor, nn
 
+from mtaclip.data.folder import FOLDER_VOCABULARY
 from mtaclip.data.vocabulary import load_vocabulary
 from mtaclip.inference.classifier import MaskClassification
 from mtaclip.inference.semantic import SemanticInference, SlidingWindow
@@ -198,7 +199,7 @@ class MTACLIP(nn.Module):
 def _build_texts(cfg: CfgNode) -> PromptedTexts:
     """The frozen text tower with learned contexts over the configured vocabulary."""
     text = cfg.MODEL.MTACLIP.TEXT
-    names = load_vocabulary(text.VOCABULARY, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
+    names = _class_texts(cfg)
     return PromptedTexts(
         CLIPTextEncoder(clip_from_config(cfg, "text"), text.CONTEXT_LENGTH + text.TOKEN_LENGTH),
         [*names, text.NO_OBJECT],
@@ -206,6 +207,20 @@ def _build_texts(cfg: CfgNode) -> PromptedTexts:
         context_length=text.CONTEXT_LENGTH,
         token_length=text.TOKEN_LENGTH,
     )
+
+
+def _class_texts(cfg: CfgNode) -> list[str]:
+    num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    if cfg.MODEL.MTACLIP.TEXT.VOCABULARY != FOLDER_VOCABULARY:
+        return load_vocabulary(cfg.MODEL.MTACLIP.TEXT.VOCABULARY, num_classes)
+    names = cfg.DATASETS.FOLDER.NAMES
+    if len(names) != num_classes:
+        raise ValueError(
+            f"MODEL.MTACLIP.TEXT.VOCABULARY is '{FOLDER_VOCABULARY}', but DATASETS.FOLDER.NAMES has {len(names)} class "
+            f"names and MODEL.SEM_SEG_HEAD.NUM_CLASSES is {num_classes}: name another vocabulary, or train on "
+            "DATASETS.FOLDER."
+        )
+    return list(names)
 
 
 def _inference(cfg: CfgNode) -> SemanticInference:

@@ -13,6 +13,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.data.catalog import Metadata
 from numpy.typing import NDArray
 
+from mtaclip.data.folder import FOLDER_DATASETS
 from mtaclip.data.palette import colour_blind_colours, distinct_colours
 
 
@@ -64,7 +65,7 @@ class Palette:
         """The classes that the model of a config predicts, as a dataset shows them.
 
         Args:
-            cfg: DATASETS.TEST and MODEL.SEM_SEG_HEAD.NUM_CLASSES are read.
+            cfg: DATASETS.TEST, DATASETS.FOLDER.NAMES and MODEL.SEM_SEG_HEAD.NUM_CLASSES are read.
             dataset: a registered dataset; None is the first of DATASETS.TEST.
 
         Raises:
@@ -73,7 +74,11 @@ class Palette:
         if dataset is None and not cfg.DATASETS.TEST:
             raise ValueError("DATASETS.TEST is empty: name the dataset whose classes the model predicts.")
         name = dataset or cfg.DATASETS.TEST[0]
-        palette = cls.from_metadata(MetadataCatalog.get(name))
+        names = cfg.DATASETS.FOLDER.NAMES
+        if name in FOLDER_DATASETS and names:  # a checkpoint's config needs no registered dataset
+            palette = cls(tuple(names), np.array(distinct_colours(len(names)), dtype=np.uint8))
+        else:
+            palette = cls.from_metadata(MetadataCatalog.get(name))
         if len(palette.names) != cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES:
             raise ValueError(
                 f"dataset '{name}' has {len(palette.names)} classes, the model {cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES}: "

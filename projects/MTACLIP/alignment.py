@@ -92,8 +92,8 @@ def run(args: argparse.Namespace) -> None:
         ValueError, OSError: options do not fit together, or a file or the model cannot be used.
     """
     views = chosen_views(args)
+    cfg = setup_cfg(args.config_file, args.opts)  # it registers the datasets of DATASETS.FOLDER
     records = find_records(args)
-    cfg = setup_cfg(args.config_file, args.opts)
     palette = Palette.from_config(cfg, args.dataset)
     predictor = Predictor(cfg)
     texts = explainable(predictor).texts

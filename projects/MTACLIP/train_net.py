@@ -90,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         cfg = setup_cfg(args.config_file, args.opts)
         processes = find_processes(args, cfg.MODEL.DEVICE)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         parser.error(str(error))
     try:
         launch(run, processes, args, processes.device)

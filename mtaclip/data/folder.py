@@ -1,0 +1,170 @@
+"""A dataset of the user's own, described by the config keys DATASETS.FOLDER: folders of images and of label maps."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from mtaclip.data.datasets import EVALUATOR_TYPE, Record, unlabelled
+from mtaclip.data.labels import IGNORE_LABEL, label_table
+from mtaclip.data.palette import distinct_colours
+from mtaclip.data.vocabulary import read_class_names
+from mtaclip.files import IMAGE_SUFFIXES
+
+FOLDER_DATASETS = {f"folder_{split}": split for split in ("train", "val", "test")}  # name: split
+FOLDER_VOCABULARY = "folder"  # MODEL.MTACLIP.TEXT.VOCABULARY that stands for DATASETS.FOLDER.NAMES
+
+
+@dataclass(frozen=True)
+class LabelledFolder:
+    """Images and label maps that belong together by their sub-folders and names.
+
+    Attributes:
+        images: folder of the images; those in it and below it count.
+        labels: folder of the label maps.
+        label_suffix: what a label map's name has after the stem of its image.
+        label_format: one of `mtaclip.data.labels.LABEL_FORMATS`.
+    """
+
+    images: Path
+    labels: Path
+    label_suffix: str = ".png"
+    label_format: str = "train_ids"
+
+    def records(self) -> list[Record]:
+        """One dict per image, sorted by file, as `mtaclip.data.datasets.get_records`; without labels where it has none.
+
+        Raises:
+            FileNotFoundError: there is no image.
+        """
+        files = [file for file in _visible_files(self.images) if self._is_image(file)]
+        if not files:
+            state = "holds no image" if self.images.is_dir() else "does not exist"
+            raise FileNotFoundError(
+                f"image folder {self.images} {state} ({' '.join(sorted(IMAGE_SUFFIXES))}): put images there, or "
+                "name the folder that has them (in a config, DATASETS.FOLDER.ROOT and IMAGES)."
+            )
+        return [self._record(file) for file in files]
+
+    def label_file(self, image: Path) -> Path:
+        """Where the label map of an image is looked for."""
+        return self.labels / image.relative_to(self.images).parent / f"{image.stem}{self.label_suffix}"
+
+    def lonely_labels(self, records: list[Record]) -> list[Path]:
+        """Label maps that belong to none of the images of `records`."""
+        used = {record.get("sem_seg_file_name") for record in records}
+        return [file for file in _visible_files(self.labels) if self._is_label(file) and str(file) not in used]
+
+    def _record(self, file: Path) -> Record:
+        record = {"file_name": str(file), "image_id": file.stem}
+        label = self.label_file(file)
+        if label.is_file():
+            record |= {"sem_seg_file_name": str(label), "label_format": self.label_format}
+        return record
+
+    def _is_label(self, file: Path) -> bool:
+        return file.name.endswith(self.label_suffix) and file.is_relative_to(self.labels)
+
+    def _is_image(self, file: Path) -> bool:
+        return file.suffix.lower() in IMAGE_SUFFIXES and not self._is_label(file)
+
+
+def _visible_files(folder: Path) -> Iterator[Path]:
+    """Files in a folder and below it, sorted; hidden ones, such as those that macOS adds, are left out."""
+    return (file for file in sorted(folder.rglob("*")) if file.is_file() and not file.name.startswith("."))
+
+
+def labelled_folder(cfg: CfgNode, split: str) -> LabelledFolder:
+    """The folders of a split, as DATASETS.FOLDER says; they need not exist."""
+    keys = cfg.DATASETS.FOLDER
+    root = _root(cfg)
+    images, labels = (root / pattern.replace("{split}", split) for pattern in (keys.IMAGES, keys.LABELS))
+    return LabelledFolder(images, labels, keys.LABEL_SUFFIX, keys.LABEL_FORMAT)
+
+
+def _root(cfg: CfgNode) -> Path:
+    return Path(cfg.DATASETS.FOLDER.ROOT).expanduser()
+
+
+def load_folder(folder: LabelledFolder, split: str) -> list[Record]:
+    """List the images of a split with their labels; the test split may have none.
+
+    Args:
+        folder: of the split.
+        split: "train", "val" or "test".
+
+    Returns:
+        One dict per image, see `mtaclip.data.datasets.get_records`.
+
+    Raises:
+        FileNotFoundError: there is no image, or an image has no label map.
+    """
+    records = folder.records()
+    if split == "test" and not folder.labels.is_dir():
+        return records
+    for record in records:
+        if "sem_seg_file_name" not in record:
+            image = Path(record["file_name"])
+            raise unlabelled(image, [folder.label_file(image)])
+    return records
+
+
+def use_folder(cfg: CfgNode) -> None:
+    """Register the datasets of DATASETS.FOLDER, if there are any, in place of those of an earlier config.
+
+    Class names are read into DATASETS.FOLDER.NAMES, and MODEL.SEM_SEG_HEAD.NUM_CLASSES becomes their number where
+    DATASETS.TRAIN or DATASETS.TEST names such a dataset. The folders are looked into when a dataset is first used.
+
+    Args:
+        cfg: a config that is not frozen; changed in place.
+
+    Raises:
+        FileNotFoundError, OSError: the class-name file cannot be read.
+        ValueError: a dataset is named and DATASETS.FOLDER.ROOT is empty, or class names or label format are wrong.
+    """
+    keys = cfg.DATASETS.FOLDER
+    used = [name for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST) if name in FOLDER_DATASETS]
+    if not keys.ROOT:
+        if used:
+            raise ValueError(
+                f"DATASETS.FOLDER.ROOT is empty, but dataset '{used[0]}' is asked for: set the key to the folder of "
+                "your images and labels, as docs/custom_dataset.md says."
+            )
+        return
+    keys.NAMES = keys.NAMES or tuple(read_class_names(_root(cfg) / keys.CLASSES))
+    check_names(keys.NAMES)
+    try:
+        label_table(keys.LABEL_FORMAT, len(keys.NAMES))
+    except ValueError as error:
+        raise ValueError(f"DATASETS.FOLDER.LABEL_FORMAT is '{keys.LABEL_FORMAT}': {error}") from error
+    if used:
+        cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = len(keys.NAMES)
+    for name, split in FOLDER_DATASETS.items():
+        if name in DatasetCatalog:
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+        DatasetCatalog.register(name, partial(load_folder, labelled_folder(cfg, split), split))
+        MetadataCatalog.get(name).set(
+            stuff_classes=list(keys.NAMES),
+            stuff_colors=list(distinct_colours(len(keys.NAMES))),
+            ignore_label=IGNORE_LABEL,
+            evaluator_type=EVALUATOR_TYPE,
+            prediction_format=keys.LABEL_FORMAT,
+        )
+
+
+def check_names(names: tuple[str, ...]) -> None:
+    """Raise if DATASETS.FOLDER.NAMES are not distinct, non-empty texts.
+
+    Raises:
+        ValueError: the message names the key.
+    """
+    for index, name in enumerate(names):
+        if not isinstance(name, str) or not name.strip() or name in names[:index]:
+            raise ValueError(
+                f"DATASETS.FOLDER.NAMES: {name!r} must be a text that is not empty and occurs once; in YAML, put "
+                "numbers, yes and no in quotes."
+            )
