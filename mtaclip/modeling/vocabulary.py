@@ -27,7 +27,7 @@ class OtherClasses(nn.Module):
 
     Args:
         classes: of each of the M classes its texts.
-        texts: the trained ones.
+        texts: the trained ones, which stay as they are.
 
     Raises:
         ValueError: a text is too long.
@@ -64,9 +64,7 @@ class OtherClasses(nn.Module):
             new = _repeated(new, prompts, dim=0).expand(*aligned.shape[:2], -1, -1, -1)
             aligned = torch.cat([_repeated(aligned, prompts, dim=2), new], dim=3)
         aligned = aligned.index_select(3, self.chosen)
-        return replace(
-            predictions, aligned_texts=aligned, similarity=cosines(predictions.aligned_masks, aligned)
-        )
+        return replace(predictions, aligned_texts=aligned, similarity=cosines(predictions.aligned_masks, aligned))
 
 
 def _key(texts: Sequence[str]) -> tuple[str, ...]:
