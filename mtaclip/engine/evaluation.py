@@ -31,8 +31,8 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         dataset_name: one of DATASETS.TEST.
 
     Raises:
-        ValueError: the dataset asks for another evaluator; TEST.VOCABULARY names other classes; or no image has labels, and TEST.SAVE_PREDICTIONS is off or
-            scores are expected.
+        ValueError: the dataset asks for another evaluator; TEST.VOCABULARY names other classes; or no image has labels,
+            and TEST.SAVE_PREDICTIONS is off or scores are expected.
         FileNotFoundError: files of the dataset are missing.
     """
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
@@ -68,18 +68,12 @@ def _check_classes(cfg: CfgNode, dataset_name: str) -> None:
     classes = load_test_vocabulary(cfg.TEST.VOCABULARY)
     if classes is None:
         return
-    wanted = MetadataCatalog.get(dataset_name).stuff_classes
-    for index, name in enumerate(wanted):
-        found = classes[index][0] if index < len(classes) else "missing"
-        if same_text(found) != same_text(name):
-            raise ValueError(
-                f"TEST.VOCABULARY: class {index} is {found}, but '{name}' in {dataset_name!r}: an evaluation needs the "
-                f"dataset's {len(wanted)} classes in their order; for others take demo.py."
-            )
-    if len(classes) > len(wanted):
+    wanted = MetadataCatalog.get(dataset_name).get("stuff_classes", [])
+    if [same_text(texts[0]) for texts in classes] != [same_text(name) for name in wanted]:
         raise ValueError(
-            f"TEST.VOCABULARY has {len(classes)} classes, but {dataset_name!r} has {len(wanted)}: an evaluation needs "
-            "the dataset's classes in their order; for others take demo.py."
+            f"TEST.VOCABULARY has {len(classes)} classes that are not the {len(wanted)} of {dataset_name!r} in their "
+            f"order ({', '.join(wanted[:2])}, ...), so that labels cannot be compared: begin each line with the "
+            "dataset's name of the class, or take demo.py."
         )
 
 

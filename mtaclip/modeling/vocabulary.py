@@ -57,14 +57,19 @@ class OtherClasses(nn.Module):
             the same with texts (R, B, P', M + 1, D) and similarities (R, P', B, Q, M + 1), where P' is larger than P if
             a new class has more synonyms than any trained one; the class logits are still those of the trained classes.
         """
-        aligned = predictions.aligned_texts
+        aligned, similarity = predictions.aligned_texts, predictions.similarity
         if self.tokens is not None:
             new = F.normalize(texts.embed(self.tokens, self.synonyms).float(), dim=-1)
             prompts = max(aligned.shape[2], len(new))
             new = _repeated(new, prompts, dim=0).expand(*aligned.shape[:2], -1, -1, -1)
             aligned = torch.cat([_repeated(aligned, prompts, dim=2), new], dim=3)
-        aligned = aligned.index_select(3, self.chosen)
-        return replace(predictions, aligned_texts=aligned, similarity=cosines(predictions.aligned_masks, aligned))
+            compared = cosines(predictions.aligned_masks, new)
+            similarity = torch.cat([_repeated(similarity, prompts, dim=1), compared], dim=-1)
+        return replace(
+            predictions,
+            aligned_texts=aligned.index_select(3, self.chosen),
+            similarity=similarity.index_select(-1, self.chosen),
+        )
 
 
 def _key(texts: Sequence[str]) -> tuple[str, ...]:
