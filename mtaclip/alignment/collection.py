@@ -60,7 +60,7 @@ def collect(predictor: Predictor, records: Sequence[dict[str, Any]]) -> AlignedM
             `mtaclip.alignment.explain`.
         FileNotFoundError: a file does not exist.
     """
-    num_classes = len(explainable(predictor).class_texts) - 1
+    num_classes = len(explainable(predictor).texts.class_texts) - 1
     embeddings, classes, images, total = [], [], [], 0.0
     for number, record in enumerate(records, start=1):
         alignment, matched = explain_with_truth(predictor, *_read(record, num_classes))

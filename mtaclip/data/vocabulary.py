@@ -7,11 +7,11 @@ from pathlib import Path
 
 _FOLDER = "vocabularies"
 _SUFFIX = ".txt"
-_MOST = 254  # classes of a label map, beside the values of ignored and of invalid pixels
+_MOST = 254  # classes of an 8-bit label map
 _TRAINED = "MODEL.MTACLIP.TEXT.VOCABULARY"
 _TESTED = "TEST.VOCABULARY"
 
-Synonyms = tuple[str, ...]
+ClassTexts = tuple[str, ...]
 
 
 def known_vocabularies() -> list[str]:
@@ -25,10 +25,10 @@ def load_vocabulary(name_or_path: str | Path, num_classes: int) -> list[str]:
     return [texts[0] for texts in load_synonyms(name_or_path, num_classes)]
 
 
-def load_synonyms(name_or_path: str | Path, num_classes: int) -> list[Synonyms]:
+def load_synonyms(name_or_path: str | Path, num_classes: int) -> list[ClassTexts]:
     """Read the class texts of a vocabulary.
 
-    Lines that begin with `#` are comments; blanks around a text are dropped. Line k belongs to train id k, and may hold
+    Lines that begin with `#` are comments; superfluous blanks are dropped. Line k belongs to train id k, and may hold
     several texts for its class with semicolons between them, of which the first is the name of the class.
 
     Args:
@@ -52,7 +52,7 @@ def load_synonyms(name_or_path: str | Path, num_classes: int) -> list[Synonyms]:
     return classes
 
 
-def load_test_vocabulary(value: str) -> list[Synonyms] | None:
+def load_test_vocabulary(value: str) -> list[ClassTexts] | None:
     """Read the classes that TEST.VOCABULARY names.
 
     Args:
@@ -81,7 +81,7 @@ def same_text(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def _read_file(name_or_path: str | Path, key: str) -> list[Synonyms]:
+def _read_file(name_or_path: str | Path, key: str) -> list[ClassTexts]:
     file, content = _read(name_or_path, key)
     try:
         lines = content.decode("utf-8-sig").splitlines()
@@ -92,12 +92,12 @@ def _read_file(name_or_path: str | Path, key: str) -> list[Synonyms]:
     return _distinct(rows, f"vocabulary {file}", "line")
 
 
-def _distinct(rows: Iterable[tuple[int, Synonyms]], source: str, kind: str) -> list[Synonyms]:
-    """The texts of numbered rows without the blanks around them, if none is empty and none occurs twice."""
+def _distinct(rows: Iterable[tuple[int, ClassTexts]], source: str, kind: str) -> list[ClassTexts]:
+    """The texts of numbered rows with single blanks between words, if none is empty and none occurs twice."""
     seen: dict[str, int] = {}  # text: number of its row
     classes = []
     for number, row in rows:
-        texts = tuple(text.strip() for text in row)
+        texts = tuple(" ".join(text.split()) for text in row)
         for text in texts:
             if not text:
                 where = f"{kind} {number} is" if len(texts) == 1 else f"a text of {kind} {number} is"

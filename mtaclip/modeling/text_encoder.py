@@ -222,7 +222,7 @@ class PromptedTexts(nn.Module):
                 raise ValueError(f"MODEL.MTACLIP.TEXT.{key} must be 1 or more, got {value}.")
         self.encoder = encoder
         self.token_length = token_length
-        self.kind = synonyms
+        self._kind = synonyms
         self.contexts = nn.Parameter(torch.empty(num_contexts, context_length, encoder.width))
         nn.init.trunc_normal_(self.contexts)
         self.set_texts(texts)
@@ -259,7 +259,7 @@ class PromptedTexts(nn.Module):
         """
         tokens = tokenize([text for texts in classes for text in texts], self.token_length)
         longest = int(tokens.argmax(dim=1).max()) + 1  # what follows every end token changes nothing
-        return tokens[:, :longest].to(self.contexts.device), Synonyms(tuple(map(len, classes)), self.kind)
+        return tokens[:, :longest].to(self.contexts.device), Synonyms(tuple(map(len, classes)), self._kind)
 
     def train(self, mode: bool = True) -> "PromptedTexts":
         """Switch the mode and forget the kept embeddings."""

@@ -167,7 +167,7 @@ def load(args: argparse.Namespace) -> tuple[Segmenter, Painter]:
     """
     options = [*args.opts, *args.trailing_opts]
     if args.vocabulary is not None:
-        options += ["TEST.VOCABULARY", repr(args.vocabulary)]  # quoted: a text, whatever it looks like
+        options = ["TEST.VOCABULARY", repr(args.vocabulary), *options]  # quoted: a text, whatever it looks like
     cfg = setup_cfg(args.config_file, options)
     palette = Palette.from_config(cfg)
     shown = None if args.classes is None else chosen_classes(args.classes, palette)

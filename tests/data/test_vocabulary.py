@@ -51,7 +51,7 @@ def test_unknown_names_list_the_known_ones():
         ("a\nb\nc\n", "has 3 class texts but the config has 2 classes"),
         ("a\n\nb\n", "line 2 is empty"),
         ("a\n# b\na\n", "line 3: 'a' is also line 1"),
-        ("traffic light\nTraffic  Light\n", "line 2: 'Traffic  Light' is also line 1"),
+        ("traffic light\nTraffic  Light\n", "line 2: 'Traffic Light' is also line 1"),
         ("a; b\nc; b\n", "line 2: 'b' is also line 1"),
         ("a; a\nb\n", "line 1: 'a' is also line 1"),
         ("a\nb;\n", "a text of line 2 is empty"),
