@@ -81,6 +81,8 @@ def _add_model(cfg: CN) -> None:
     # Class texts: a vocabulary in `mtaclip/data/vocabularies/`, the path of a text file with one line per class, or
     # "folder" for DATASETS.FOLDER.NAMES.
     cfg.MODEL.MTACLIP.TEXT.VOCABULARY = "ade20k"
+    # Texts of one class ("car; auto"): their "average" is its text, or each is a prompt of its own ("alternatives").
+    cfg.MODEL.MTACLIP.TEXT.SYNONYMS = "average"
     # Text of the no-object class, the last of the K = C + 1 texts.
     cfg.MODEL.MTACLIP.TEXT.NO_OBJECT = "none"
     # Number n of learned contexts (prompts) every class text is read with.
@@ -186,6 +188,8 @@ def _add_test(cfg: CN) -> None:
     cfg.TEST.SLIDING_WINDOW.BATCH = 4
     # Class of a mask query: "linear" head as released, "text" (mask-text similarity), or their "ensemble".
     cfg.TEST.CLASSIFIER = "linear"
+    # Classes of the result, for CLASSIFIER "text": names ("road; tram"), a vocabulary or a file; "" = the trained ones.
+    cfg.TEST.VOCABULARY = ""
     # "text" and "ensemble": similarities are divided by this before the softmax.
     cfg.TEST.TEXT_TEMPERATURE = 0.03
     # "ensemble": weight of the text in the geometric mean with the linear head.

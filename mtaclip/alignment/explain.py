@@ -53,7 +53,8 @@ class Alignment:
         texts: K class texts, the no-object text last.
         image: (H, W, 3) uint8 RGB.
         probabilities: (Q, C) float32 class probabilities; what they miss to 1 is that of no object.
-        similarity: (n, Q, K) float32 cosines between mask queries and prompted texts.
+        similarity: (n, Q, K) float32 cosines between mask queries and prompted texts. Where synonyms are alternatives,
+            each context comes once for the first text of every class, then for the second, and so on.
         masks: (Q, h, w) float32 mask probabilities.
         mask_embeddings: (Q, D) float32 mask queries in CLIP's space, of length 1.
         text_embeddings: (n, K, D) float32 prompted texts as this image refined them, of length 1.
@@ -171,8 +172,10 @@ def explain_with_truth(
         the alignment, and the class of every query, (Q,) int64, C for those that are matched with none.
 
     Raises:
-        ValueError, OSError: see `explain`.
+        ValueError, OSError: see `explain`; or the classes of the result are not those of the truth.
     """
+    if explainable(model).other_classes is not None:
+        raise ValueError("masks are matched with trained classes: leave TEST.VOCABULARY empty.")
     alignment, predictions, network = _observe(model, image)
     num_classes = len(alignment.texts) - 1
     targets = SemanticTargets.from_labels(torch.from_numpy(labels)[None], num_classes, network.device)
@@ -208,7 +211,7 @@ def _alignment(model: MTACLIP, pixels: Tensor, predictions: Predictions, logits:
     height, width = pixels.shape[-2:]
     labels, owners = _decide(Window(range(height), range(width), probabilities, logits))
     return Alignment(
-        texts=model.texts.class_texts,
+        texts=model.class_texts,
         image=pixels.permute(1, 2, 0).cpu().numpy(),
         probabilities=probabilities.cpu().numpy(),
         similarity=similarity[:, 0].cpu().numpy(),

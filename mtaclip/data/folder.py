@@ -11,7 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from mtaclip.data.datasets import EVALUATOR_TYPE, Record, unlabelled
 from mtaclip.data.labels import IGNORE_LABEL, label_table
 from mtaclip.data.palette import distinct_colours
-from mtaclip.data.vocabulary import read_class_names
+from mtaclip.data.vocabulary import ClassTexts, read_classes, split_texts
 from mtaclip.files import IMAGE_SUFFIXES
 
 FOLDER_DATASETS = {f"folder_{split}": split for split in ("train", "val", "test")}  # name: split
@@ -134,37 +134,38 @@ def use_folder(cfg: CfgNode) -> None:
                 "your images and labels, as docs/custom_dataset.md says."
             )
         return
-    keys.NAMES = keys.NAMES or tuple(read_class_names(_root(cfg) / keys.CLASSES))
-    check_names(keys.NAMES)
+    keys.NAMES = keys.NAMES or tuple("; ".join(texts) for texts in read_classes(_root(cfg) / keys.CLASSES))
+    names = [texts[0] for texts in folder_classes(cfg)]
     try:
-        label_table(keys.LABEL_FORMAT, len(keys.NAMES))
+        label_table(keys.LABEL_FORMAT, len(names))
     except ValueError as error:
         raise ValueError(f"DATASETS.FOLDER.LABEL_FORMAT is '{keys.LABEL_FORMAT}': {error}") from error
     if used:
-        cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = len(keys.NAMES)
+        cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = len(names)
     for name, split in FOLDER_DATASETS.items():
         if name in DatasetCatalog:
             DatasetCatalog.remove(name)
             MetadataCatalog.remove(name)
         DatasetCatalog.register(name, partial(load_folder, labelled_folder(cfg, split), split))
         MetadataCatalog.get(name).set(
-            stuff_classes=list(keys.NAMES),
-            stuff_colors=list(distinct_colours(len(keys.NAMES))),
+            stuff_classes=names,
+            stuff_colors=list(distinct_colours(len(names))),
             ignore_label=IGNORE_LABEL,
             evaluator_type=EVALUATOR_TYPE,
             prediction_format=keys.LABEL_FORMAT,
         )
 
 
-def check_names(names: tuple[str, ...]) -> None:
-    """Raise if DATASETS.FOLDER.NAMES are not distinct, non-empty texts.
+def folder_classes(cfg: CfgNode) -> list[ClassTexts]:
+    """The texts of the classes in DATASETS.FOLDER.NAMES; the first of each is its name.
 
     Raises:
-        ValueError: the message names the key.
+        ValueError: a text is empty or occurs twice, or is no text.
     """
-    for index, name in enumerate(names):
-        if not isinstance(name, str) or not name.strip() or name in names[:index]:
+    names = cfg.DATASETS.FOLDER.NAMES
+    for name in names:
+        if not isinstance(name, str):
             raise ValueError(
-                f"DATASETS.FOLDER.NAMES: {name!r} must be a text that is not empty and occurs once; in YAML, put "
-                "numbers, yes and no in quotes."
+                f"DATASETS.FOLDER.NAMES: {name!r} must be a text; in YAML, put numbers, yes and no in quotes."
             )
+    return split_texts(names, "DATASETS.FOLDER.NAMES", "name")

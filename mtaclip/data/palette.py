@@ -32,13 +32,14 @@ _DEFICIENCIES = np.array(
 
 
 @lru_cache(maxsize=8)
-def distinct_colours(count: int) -> tuple[Colour, ...]:
+def distinct_colours(count: int, taken: tuple[Colour, ...] = ()) -> tuple[Colour, ...]:
     """Choose colours that are far apart: each is the candidate with the largest distance to all chosen before it.
 
     Distances are Euclidean in CIE Lab. The first colours do not depend on how many follow.
 
     Args:
-        count: number of colours, up to 1000.
+        count: number of colours, up to 1000 with those that are taken.
+        taken: colours that are chosen already and not returned again.
 
     Returns:
         `count` distinct (red, green, blue) tuples, 0..255.
@@ -46,6 +47,8 @@ def distinct_colours(count: int) -> tuple[Colour, ...]:
     candidates = _candidates()
     lab = _lab(candidates)[None]
     distance = np.linalg.norm(lab[0] - np.float32([_DARKEST, 0.0, 0.0]), axis=1)
+    for colour in taken:
+        distance = np.minimum(distance, np.linalg.norm(lab[0] - _lab(np.uint8([colour])), axis=1))
     return _spread(candidates, lab, distance, count)
 
 

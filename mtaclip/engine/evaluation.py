@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mtaclip.data.datasets import EVALUATOR_TYPE, get_records
+from mtaclip.data.vocabulary import load_test_vocabulary, same_text
 from mtaclip.evaluation import SemanticEvaluator
 from mtaclip.evaluation.fingerprint import fingerprint
 from mtaclip.evaluation.prediction_folder import PredictionFolder
@@ -30,8 +31,8 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         dataset_name: one of DATASETS.TEST.
 
     Raises:
-        ValueError: the dataset asks for another evaluator; or no image has labels, and TEST.SAVE_PREDICTIONS is off or
-            scores are expected.
+        ValueError: the dataset asks for another evaluator; TEST.VOCABULARY names other classes; or no image has labels,
+            and TEST.SAVE_PREDICTIONS is off or scores are expected.
         FileNotFoundError: files of the dataset are missing.
     """
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
@@ -40,6 +41,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
             f"DATASETS.TEST: {dataset_name!r} has evaluator_type {kind!r}; this project evaluates datasets with "
             f'"{EVALUATOR_TYPE}", as mtaclip/data/ registers them.'
         )
+    _check_classes(cfg, dataset_name)
     records = get_records([dataset_name])
     if any(record.get("sem_seg_file_name") for record in records):
         report = "report" if len(cfg.DATASETS.TEST) == 1 else f"report_{dataset_name}"
@@ -59,6 +61,20 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
             "the expected ones away, or a split with labels."
         )
     return DatasetEvaluators([])
+
+
+def _check_classes(cfg: CfgNode, dataset_name: str) -> None:
+    """Refuse classes of TEST.VOCABULARY that are not those of a dataset, in its order."""
+    classes = load_test_vocabulary(cfg.TEST.VOCABULARY)
+    if classes is None:
+        return
+    wanted = MetadataCatalog.get(dataset_name).get("stuff_classes", [])
+    if [same_text(texts[0]) for texts in classes] != [same_text(name) for name in wanted]:
+        raise ValueError(
+            f"TEST.VOCABULARY has {len(classes)} classes that are not the {len(wanted)} of {dataset_name!r} in their "
+            f"order ({', '.join(wanted[:2])}, ...), so that labels cannot be compared: begin each line with the "
+            "dataset's name of the class, or take demo.py."
+        )
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

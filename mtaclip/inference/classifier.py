@@ -46,7 +46,7 @@ class MaskClassification:
         """Probabilities of the classes; what they miss to 1 is that of no object.
 
         Args:
-            class_logits: (B, Q, K).
+            class_logits: (B, Q, K); "text" does not read them.
             similarity: (n, B, Q, K) cosines; None if they are not needed.
 
         Returns:
@@ -54,7 +54,6 @@ class MaskClassification:
         """
         logits = class_logits.float()
         if self.needs_text:
-            text = similarity.float().amax(dim=0) / self.temperature
-            share = 1.0 if self.kind == "text" else self.text_weight
-            logits = torch.lerp(logits.log_softmax(dim=-1), text.log_softmax(dim=-1), share)
+            text = (similarity.float().amax(dim=0) / self.temperature).log_softmax(dim=-1)
+            logits = text if self.kind == "text" else torch.lerp(logits.log_softmax(dim=-1), text, self.text_weight)
         return logits.softmax(dim=-1)[..., :-1]

@@ -1,8 +1,8 @@
 """The paper's "Mask-Text Decoder": mask queries and text queries look at the image and at each other.
 
-Letters: B images, Q mask queries, C classes, K = C + 1 texts (the last is the no-object text), n contexts,
-T = Q + n*K tokens, d decoder width, D CLIP embedding width, L layers, R recorded predictions (one after each layer,
-and before them, where asked for, one of the initial tokens).
+Letters: B images, Q mask queries, C classes, K = C + 1 texts (the last is the no-object text), n contexts (or prompts
+of a class, where it has several for each), T = Q + n*K tokens, d decoder width, D CLIP embedding width, L layers,
+R recorded predictions (one after each layer, and before them, where asked for, one of the initial tokens).
 
 Order of the tokens: the Q mask queries, then the K texts of context 0, the K texts of context 1, and so on.
 """
@@ -118,7 +118,7 @@ class MaskTextDecoder(nn.Module):
         layers: number L of layers.
         heads: attention heads.
         ffn_dim: hidden width of the feed-forward blocks.
-        num_contexts: number n of contexts; 0 leaves the text side out (Mask2Former's decoder).
+        num_contexts: number n of contexts, or prompts of a class; 0 leaves the text side out (Mask2Former's decoder).
         text_dim: CLIP embedding width D; unused without contexts.
         predict_initial: record a prediction of the initial tokens as well.
     """

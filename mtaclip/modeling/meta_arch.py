@@ -11,8 +11,8 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from torch import Tensor, nn
 
-from mtaclip.data.folder import FOLDER_VOCABULARY
-from mtaclip.data.vocabulary import load_vocabulary
+from mtaclip.data.folder import FOLDER_VOCABULARY, folder_classes
+from mtaclip.data.vocabulary import ClassTexts, load_synonyms, load_test_vocabulary
 from mtaclip.inference.classifier import MaskClassification
 from mtaclip.inference.semantic import SemanticInference, SlidingWindow
 from mtaclip.losses.build import build_criterion
@@ -22,6 +22,7 @@ from mtaclip.modeling.clip import clip_from_config
 from mtaclip.modeling.mask_text_decoder import MaskTextDecoder
 from mtaclip.modeling.pixel_decoder import PixelDecoder
 from mtaclip.modeling.text_encoder import CLIPTextEncoder, PromptedTexts
+from mtaclip.modeling.vocabulary import OtherClasses
 from mtaclip.structures import Predictions
 
 SMALLEST = 32  # pixels each way that the image towers need, which divide by so much
@@ -44,6 +45,7 @@ class MTACLIP(nn.Module):
         train_size: (H, W) that training crops are padded to.
         inference: how images become label maps.
         classification: how mask queries get their class in eval mode.
+        other_classes: the classes of the results in eval mode where they are not the trained ones.
     """
 
     @configurable
@@ -62,6 +64,7 @@ class MTACLIP(nn.Module):
         train_size: tuple[int, int],
         inference: SemanticInference,
         classification: MaskClassification,
+        other_classes: OtherClasses | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -74,6 +77,7 @@ class MTACLIP(nn.Module):
         self.train_size = train_size
         self.inference = inference
         self.classification = classification
+        self.other_classes = other_classes
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
@@ -106,7 +110,7 @@ class MTACLIP(nn.Module):
                 layers=own.DECODER.LAYERS,
                 heads=own.DECODER.HEADS,
                 ffn_dim=own.DECODER.FFN_DIM,
-                num_contexts=0 if texts is None else own.TEXT.NUM_CONTEXTS,
+                num_contexts=0 if texts is None else texts.num_prompts,
                 text_dim=0 if texts is None else texts.encoder.embed_dim,
                 predict_initial=own.LOSS.SUPERVISE_INITIAL,
             ),
@@ -118,12 +122,20 @@ class MTACLIP(nn.Module):
             "train_size": tuple(cfg.INPUT.CROP.SIZE),
             "inference": _inference(cfg),
             "classification": _classification(cfg),
+            "other_classes": _other_classes(cfg, texts),
         }
 
     @property
     def device(self) -> torch.device:
         """Where the model is."""
         return self.pixel_mean.device
+
+    @property
+    def class_texts(self) -> tuple[str, ...]:
+        """Names of the classes that masks are compared with, the no-object text last; none without a text side."""
+        if self.other_classes is not None:
+            return (*self.other_classes.names, self.texts.class_texts[-1])
+        return () if self.texts is None else self.texts.class_texts
 
     def loss_divisors(self, batches: Iterable[list[dict]]) -> Tensor:
         """What the losses of a batch in several parts are divided by (see `Criterion.divisors`), (2,)."""
@@ -158,12 +170,16 @@ class MTACLIP(nn.Module):
 
         Args:
             images: see `normalise`.
-            compare: give similarities in eval mode too, where the model has a text side.
+            compare: give similarities in eval mode too, where the model has a text side; those with other classes than
+                the trained ones if it has some.
         """
         features = self.backbone(images)
         mask_features, memories = self.pixel_decoder({name: features[name] for name in self.in_features})
         text = None if self.texts is None else self.texts()
-        return self.decoder(memories, mask_features, text, compare=compare)
+        predictions = self.decoder(memories, mask_features, text, compare=compare)
+        if self.training or not compare or self.other_classes is None:
+            return predictions
+        return self.other_classes(predictions, self.texts)
 
     def classify_masks(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """From images (B, 3, H, W) in 0..255 to (B, Q, C) class probabilities and (B, Q, H/4, W/4) mask logits."""
@@ -199,28 +215,28 @@ class MTACLIP(nn.Module):
 def _build_texts(cfg: CfgNode) -> PromptedTexts:
     """The frozen text tower with learned contexts over the configured vocabulary."""
     text = cfg.MODEL.MTACLIP.TEXT
-    names = _class_texts(cfg)
     return PromptedTexts(
         CLIPTextEncoder(clip_from_config(cfg, "text"), text.CONTEXT_LENGTH + text.TOKEN_LENGTH),
-        [*names, text.NO_OBJECT],
+        [*_class_texts(cfg), text.NO_OBJECT],
         num_contexts=text.NUM_CONTEXTS,
         context_length=text.CONTEXT_LENGTH,
         token_length=text.TOKEN_LENGTH,
+        synonyms=text.SYNONYMS,
     )
 
 
-def _class_texts(cfg: CfgNode) -> list[str]:
+def _class_texts(cfg: CfgNode) -> list[ClassTexts]:
     num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     if cfg.MODEL.MTACLIP.TEXT.VOCABULARY != FOLDER_VOCABULARY:
-        return load_vocabulary(cfg.MODEL.MTACLIP.TEXT.VOCABULARY, num_classes)
-    names = cfg.DATASETS.FOLDER.NAMES
-    if len(names) != num_classes:
+        return load_synonyms(cfg.MODEL.MTACLIP.TEXT.VOCABULARY, num_classes)
+    classes = folder_classes(cfg)
+    if len(classes) != num_classes:
         raise ValueError(
-            f"MODEL.MTACLIP.TEXT.VOCABULARY is '{FOLDER_VOCABULARY}', but DATASETS.FOLDER.NAMES has {len(names)} class "
-            f"names and MODEL.SEM_SEG_HEAD.NUM_CLASSES is {num_classes}: name another vocabulary, or train on "
+            f"MODEL.MTACLIP.TEXT.VOCABULARY is '{FOLDER_VOCABULARY}', but DATASETS.FOLDER.NAMES has {len(classes)} "
+            f"class names and MODEL.SEM_SEG_HEAD.NUM_CLASSES is {num_classes}: name another vocabulary, or train on "
             "DATASETS.FOLDER."
         )
-    return list(names)
+    return classes
 
 
 def _inference(cfg: CfgNode) -> SemanticInference:
@@ -250,3 +266,16 @@ def _classification(cfg: CfgNode) -> MaskClassification:
             "False): set the key to 'linear'."
         )
     return classification
+
+
+def _other_classes(cfg: CfgNode, texts: PromptedTexts | None) -> OtherClasses | None:
+    """The classes of TEST.VOCABULARY."""
+    classes = load_test_vocabulary(cfg.TEST.VOCABULARY)
+    if classes is None:
+        return None
+    if texts is None or cfg.TEST.CLASSIFIER != "text":
+        raise ValueError(
+            "TEST.VOCABULARY names classes that only their texts can tell apart: "
+            + ("take a model with a text side." if texts is None else "set TEST.CLASSIFIER to 'text'.")
+        )
+    return OtherClasses(classes, texts)

@@ -1,16 +1,20 @@
 """The paper's "Mask-Text Prompt Learning": class texts read by CLIP's frozen text tower behind learned contexts.
 
-Letters: n contexts (prompts) of c learned vectors, K texts (C classes and the no-object text), t tokens of a class
-text, W width of the text tower, D width of CLIP's embedding space.
+Letters: n contexts (prompts) of c learned vectors, K texts (C classes and the no-object text), N texts with all
+synonyms of the classes, P prompts of a class (n, or more where synonyms are alternatives), t tokens of a class text,
+W width of the text tower, D width of CLIP's embedding space.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
+
+SYNONYMS = ("average", "alternatives")
 
 
 def tokenize(texts: Sequence[str], length: int) -> Tensor:
@@ -26,7 +30,7 @@ def tokenize(texts: Sequence[str], length: int) -> Tensor:
         if len(ids) > length:
             raise ValueError(
                 f"Class text {text!r} has {len(ids) - 2} tokens, the budget is {length - 2}: shorten it in the "
-                f"vocabulary or set MODEL.MTACLIP.TEXT.TOKEN_LENGTH to at least {len(ids)}."
+                f"vocabulary, or train with MODEL.MTACLIP.TEXT.TOKEN_LENGTH {len(ids)} or more."
             )
         row[: len(ids)] = torch.tensor(ids)
     return tokens
@@ -131,6 +135,58 @@ def _causal_block(block: nn.Module, prefix: Tensor, words: Tensor) -> tuple[Tens
     return residual(prefix, attended), residual(words, own_attended)
 
 
+@dataclass(frozen=True, eq=False)
+class Synonyms:
+    """What becomes of the texts of a class that has several.
+
+    Attributes:
+        counts: how many texts each of the K classes has.
+        kind: "average" makes them one: their mean direction, as CLIP ensembles prompts (Radford et al. 2021), with the
+            mean of their lengths, because the decoder reads embeddings that are not normalised. "alternatives" makes
+            each a prompt of its own, n * S of every class where S is the largest number of texts; classes with fewer
+            repeat theirs. Where no class has more than one, nothing changes.
+
+    Raises:
+        ValueError: another kind.
+    """
+
+    counts: tuple[int, ...]
+    kind: str
+
+    def __post_init__(self) -> None:
+        if self.kind not in SYNONYMS:
+            raise ValueError(f"MODEL.MTACLIP.TEXT.SYNONYMS must be one of {SYNONYMS}, got {self.kind!r}.")
+
+    @property
+    def alternatives(self) -> int:
+        """Prompts of a class per context, S where synonyms are alternatives."""
+        return max(self.counts) if self.kind == "alternatives" else 1
+
+    def combine(self, embeddings: Tensor) -> Tensor:
+        """From the embeddings of all texts, (n, N, D), to those of the prompts of each class, (P, K, D).
+
+        Prompts come in the order of the contexts, for the first text of every class, then for the second, and so on.
+        """
+        if max(self.counts) == 1:
+            return embeddings
+        classes = embeddings.split(self.counts, dim=1)
+        if self.kind == "average":
+            return torch.stack([_mean(texts) for texts in classes], dim=1)
+        chosen = (
+            torch.stack([texts[:, number % texts.shape[1]] for texts in classes], dim=1)
+            for number in range(self.alternatives)
+        )
+        return torch.cat(list(chosen))
+
+
+def _mean(texts: Tensor) -> Tensor:
+    """Mean direction and mean length of the texts of a class, (n, s, D) -> (n, D)."""
+    if texts.shape[1] == 1:
+        return texts[:, 0]
+    direction = F.normalize(F.normalize(texts, dim=-1).mean(dim=1), dim=-1)
+    return direction * texts.norm(dim=-1).mean(dim=1)[:, None]
+
+
 class PromptedTexts(nn.Module):
     """Learned contexts and the class texts they introduce.
 
@@ -140,61 +196,101 @@ class PromptedTexts(nn.Module):
 
     Args:
         encoder: the frozen text tower.
-        texts: the K class texts, the no-object text last.
+        texts: of each of the K classes its text or its texts, the no-object class last.
         num_contexts: number n of contexts.
         context_length: learned vectors c in a context.
         token_length: tokens t of a class text, start and end included.
+        synonyms: what becomes of the texts of a class that has several, see `Synonyms`.
+
+    Raises:
+        ValueError: there is no context, a context is empty, a text is too long, or see `Synonyms`.
     """
 
     def __init__(
         self,
         encoder: CLIPTextEncoder,
-        texts: Sequence[str],
+        texts: Sequence[str | Sequence[str]],
         *,
         num_contexts: int,
         context_length: int,
         token_length: int,
+        synonyms: str = "average",
     ) -> None:
         super().__init__()
+        for key, value in (("NUM_CONTEXTS", num_contexts), ("CONTEXT_LENGTH", context_length)):
+            if value < 1:
+                raise ValueError(f"MODEL.MTACLIP.TEXT.{key} must be 1 or more, got {value}.")
         self.encoder = encoder
         self.token_length = token_length
+        self._kind = synonyms
         self.contexts = nn.Parameter(torch.empty(num_contexts, context_length, encoder.width))
         nn.init.trunc_normal_(self.contexts)
         self.set_texts(texts)
 
-    def set_texts(self, texts: Sequence[str]) -> None:
+    def set_texts(self, texts: Sequence[str | Sequence[str]]) -> None:
         """Read other class texts from now on.
 
         Args:
-            texts: the K class texts, the no-object text last.
+            texts: as many as the model was built for; see the class.
 
         Raises:
             ValueError: a text is too long.
         """
-        tokens = tokenize(texts, self.token_length)
+        self.classes = tuple((text,) if isinstance(text, str) else tuple(text) for text in texts)
+        tokens, self.synonyms = self.tokenize(self.classes)
+        self.register_buffer("tokens", tokens, persistent=False)
+        self._cached: dict[Synonyms, Tensor] = {}
+
+    @property
+    def class_texts(self) -> tuple[str, ...]:
+        """The first text of each of the K classes."""
+        return tuple(texts[0] for texts in self.classes)
+
+    @property
+    def num_prompts(self) -> int:
+        """Number P of prompts of a class."""
+        return len(self.contexts) * self.synonyms.alternatives
+
+    def tokenize(self, classes: Sequence[Sequence[str]]) -> tuple[Tensor, Synonyms]:
+        """What `embed` reads of classes with one or more texts each.
+
+        Raises:
+            ValueError: a text is too long.
+        """
+        tokens = tokenize([text for texts in classes for text in texts], self.token_length)
         longest = int(tokens.argmax(dim=1).max()) + 1  # what follows every end token changes nothing
-        self.register_buffer("tokens", tokens[:, :longest].to(self.contexts.device), persistent=False)
-        self.class_texts = tuple(texts)
-        self._cached: Tensor | None = None
+        return tokens[:, :longest].to(self.contexts.device), Synonyms(tuple(map(len, classes)), self._kind)
 
     def train(self, mode: bool = True) -> "PromptedTexts":
         """Switch the mode and forget the kept embeddings."""
-        self._cached = None
+        self._cached = {}
         return super().train(mode)
 
     def _apply(self, fn, *args, **kwargs) -> "PromptedTexts":
-        self._cached = None
+        self._cached = {}
         return super()._apply(fn, *args, **kwargs)
 
     def _load_from_state_dict(self, *args, **kwargs) -> None:
-        self._cached = None
+        self._cached = {}
         super()._load_from_state_dict(*args, **kwargs)
 
     def forward(self) -> Tensor:
-        """Text embeddings of every context and class, (n, K, D), not normalised."""
+        """Text embeddings of every prompt and class, (P, K, D), not normalised."""
+        return self.embed(self.tokens, self.synonyms)
+
+    def embed(self, tokens: Tensor, synonyms: Synonyms) -> Tensor:
+        """Embed classes behind the learned contexts; kept, as the model's own are, for as long as these.
+
+        Args:
+            tokens: of all their texts, (N, t).
+            synonyms: which of them are of one class; what is kept is found by this object.
+
+        Returns:
+            (P, K, D), not normalised.
+        """
         if self.training or torch.is_grad_enabled():
-            return self.encoder(self.contexts, self.tokens)
-        if self._cached is None:
+            return synonyms.combine(self.encoder(self.contexts, tokens))
+        if synonyms not in self._cached:
             with torch.autocast(self.contexts.device.type, enabled=False):
-                self._cached = self.encoder(self.contexts, self.tokens)
-        return self._cached
+                self._cached[synonyms] = synonyms.combine(self.encoder(self.contexts, tokens))
+        return self._cached[synonyms]

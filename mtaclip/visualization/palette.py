@@ -13,8 +13,9 @@ from detectron2.data import MetadataCatalog
 from detectron2.data.catalog import Metadata
 from numpy.typing import NDArray
 
-from mtaclip.data.folder import FOLDER_DATASETS
+from mtaclip.data.folder import FOLDER_DATASETS, folder_classes
 from mtaclip.data.palette import colour_blind_colours, distinct_colours
+from mtaclip.data.vocabulary import load_test_vocabulary
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,19 +63,20 @@ class Palette:
 
     @classmethod
     def from_config(cls, cfg: CfgNode, dataset: str | None = None) -> "Palette":
-        """The classes that the model of a config predicts, as a dataset shows them.
+        """The classes that the model of a config predicts, as a dataset shows them, or those of TEST.VOCABULARY.
 
         Args:
-            cfg: DATASETS.TEST, DATASETS.FOLDER.NAMES and MODEL.SEM_SEG_HEAD.NUM_CLASSES are read.
+            cfg: DATASETS.TEST, DATASETS.FOLDER.NAMES, MODEL.SEM_SEG_HEAD.NUM_CLASSES and TEST.VOCABULARY are read.
             dataset: a registered dataset; None is the first of DATASETS.TEST.
 
         Raises:
-            ValueError: there is no test dataset, its metadata are incomplete, or it has another number of classes.
+            ValueError: there is no test dataset, its metadata are incomplete, it has another number of classes, or
+                there is no such vocabulary.
         """
         if dataset is None and not cfg.DATASETS.TEST:
             raise ValueError("DATASETS.TEST is empty: name the dataset whose classes the model predicts.")
         name = dataset or cfg.DATASETS.TEST[0]
-        names = cfg.DATASETS.FOLDER.NAMES
+        names = [texts[0] for texts in folder_classes(cfg)]
         if name in FOLDER_DATASETS and names:  # a checkpoint's config needs no registered dataset
             palette = cls(tuple(names), np.array(distinct_colours(len(names)), dtype=np.uint8))
         else:
@@ -84,7 +86,19 @@ class Palette:
                 f"dataset '{name}' has {len(palette.names)} classes, the model {cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES}: "
                 "name the dataset whose classes the model predicts."
             )
-        return palette
+        classes = load_test_vocabulary(cfg.TEST.VOCABULARY)
+        return palette if classes is None else palette.for_names([texts[0] for texts in classes])
+
+    def for_names(self, names: Sequence[str]) -> "Palette":
+        """Classes of other names: in the colours of this palette where it has them, else in others that are distinct.
+
+        Args:
+            names: of the classes, in their order.
+        """
+        known = {name.casefold(): tuple(colour) for name, colour in zip(self.names, self.colours.tolist(), strict=True)}
+        new = [name.casefold() for name in names if name.casefold() not in known]
+        known |= dict(zip(new, distinct_colours(len(new), tuple(known.values())), strict=True))
+        return Palette(tuple(names), np.array([known[name.casefold()] for name in names], dtype=np.uint8))
 
     def colour_blind(self) -> "Palette":
         """The same classes in colours that people with colour-vision deficiencies can tell apart as well."""

@@ -96,9 +96,9 @@ def run(args: argparse.Namespace) -> None:
     records = find_records(args)
     palette = Palette.from_config(cfg, args.dataset)
     predictor = Predictor(cfg)
-    texts = explainable(predictor).texts
-    classes = text_numbers(args.classes, texts.class_texts)
-    words = nearest_words(texts) if "words" in views else None
+    network = explainable(predictor)
+    classes = text_numbers(args.classes, network.class_texts)
+    words = nearest_words(network.texts) if "words" in views else None
     if words is not None:
         heads, rows = word_rows(words)
         write_file(args.output / "words.md", markdown_table(heads, rows, names=len(heads)))

@@ -30,7 +30,7 @@ from mtaclip.data.folder import FOLDER_DATASETS, LabelledFolder, labelled_folder
 from mtaclip.data.inspection import NO_IMAGE, NO_LABEL, UNUSABLE, Summary, add_duplicates, inspect_records
 from mtaclip.data.labels import LABEL_FORMATS, read_image, read_label_map
 from mtaclip.data.palette import distinct_colours
-from mtaclip.data.vocabulary import read_class_names
+from mtaclip.data.vocabulary import read_classes
 from mtaclip.demo.progress import progress
 from mtaclip.engine import setup_cfg
 from mtaclip.evaluation.dataset_report import dataset_markdown, dataset_page
@@ -127,7 +127,7 @@ def find_datasets(args: argparse.Namespace) -> list[Listing]:
     listings = [list_registered(name, cfg) for name in names]
     if args.images is not None:
         folder = LabelledFolder(args.images, args.labels, args.label_suffix, args.label_format)
-        class_names = read_class_names(args.classes)
+        class_names = [texts[0] for texts in read_classes(args.classes)]
         colours = np.array(distinct_colours(len(class_names)), dtype=np.uint8)
         listings.append(list_folder("images", folder, Palette(tuple(class_names), colours)))
     if not listings:

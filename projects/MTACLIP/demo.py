@@ -90,6 +90,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--save", nargs="+", choices=KINDS, metavar="WHAT", help=kinds_help)
     parser.add_argument("--opacity", type=share, default=0.5, help="of the colours in the overlay, 0 to 1 (0.5)")
     parser.add_argument("--classes", help='names of the classes to show, such as "road,car"; all if left out')
+    vocabulary_help = 'classes to tell apart, "road; tram; puddle", or a file of them; see TEST.VOCABULARY'
+    parser.add_argument("--vocabulary", metavar="NAMES", help=vocabulary_help)
     parser.add_argument("--palette", choices=PALETTES, default=PALETTES[0], help="colours of the classes (dataset)")
     parser.add_argument("--legend-background", choices=LEGEND_BACKGROUNDS, default="light", help="(light)")
     options_help = "config keys and values, such as MODEL.WEIGHTS model.pth; at the end, not right after --input"
@@ -166,7 +168,10 @@ def load(args: argparse.Namespace) -> tuple[Segmenter, Painter]:
     Raises:
         OSError, ValueError: config, weights, test dataset or options are wrong.
     """
-    cfg = setup_cfg(args.config_file, [*args.opts, *args.trailing_opts])
+    options = [*args.opts, *args.trailing_opts]
+    if args.vocabulary is not None:
+        options = ["TEST.VOCABULARY", repr(args.vocabulary), *options]  # quoted: a text, whatever it looks like
+    cfg = setup_cfg(args.config_file, options)
     palette = Palette.from_config(cfg)
     shown = None if args.classes is None else chosen_classes(args.classes, palette)
     if args.palette == "colour-blind":

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from detectron2.data.catalog import Metadata
 
+from mtaclip.data.palette import distinct_colours
 from mtaclip.visualization import Palette, colour_map
 from mtaclip.visualization.palette import hide_classes
 
@@ -75,3 +76,17 @@ def test_the_colour_blind_palette_keeps_the_names():
     palette = Palette(("a", "b"), np.zeros((2, 3), dtype=np.uint8)).colour_blind()
     assert palette.names == ("a", "b")
     assert palette.colours.tolist() == [[230, 159, 0], [86, 180, 233]]  # Okabe and Ito's orange and sky blue
+
+
+def test_other_names_keep_known_colours_and_get_new_ones_that_nobody_has():
+    palette = Palette(("road", "car"), np.array([RED, BLUE], dtype=np.uint8))
+    chosen = palette.for_names(["Tram", "CAR", "puddle"])
+    assert chosen.names == ("Tram", "CAR", "puddle")
+    assert chosen.colours[1].tolist() == list(BLUE)
+    assert len({RED, BLUE, *map(tuple, chosen.colours[[0, 2]].tolist())}) == 4
+    assert palette.for_names(["car", "road"]).colours.tolist() == [list(BLUE), list(RED)]
+
+
+def test_colours_that_are_taken_are_far_from_new_ones():
+    first = distinct_colours(3)
+    assert distinct_colours(2, first) == distinct_colours(5)[3:], "as if they had been chosen together"
