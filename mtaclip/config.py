@@ -36,7 +36,7 @@ def _add_data(cfg: CN) -> None:
     cfg.DATASETS.FOLDER.ROOT = ""
     # Text file of class names, one per line, the first for label 0; relative to ROOT, as the two folders are.
     cfg.DATASETS.FOLDER.CLASSES = "classes.txt"
-    # The class names themselves; filled from CLASSES, which is not read where names are given.
+    # The lines of that file; filled from it, or given instead of it.
     cfg.DATASETS.FOLDER.NAMES = ()
     # Folder of the images, in it and below it; {split} becomes train, val or test.
     cfg.DATASETS.FOLDER.IMAGES = "images/{split}"

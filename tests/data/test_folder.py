@@ -73,6 +73,16 @@ def test_a_config_follows_the_class_names(shapes):
     assert MetadataCatalog.get("folder_val").stuff_classes == ["table", "disc", "square", "triangle"]
 
 
+def test_a_class_may_have_synonyms(shapes, tmp_path):
+    (tmp_path / "names.txt").write_text("table; desk\ndisc\nsquare\ntriangle\n", encoding="utf-8")
+    keys = ["DATASETS.FOLDER.ROOT", str(shapes), "DATASETS.FOLDER.CLASSES", str(tmp_path / "names.txt")]
+    cfg = setup_cfg(TINY, [*keys, "MODEL.MTACLIP.TEXT.SYNONYMS", "alternatives"], device="cpu")
+    assert cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 4
+    assert Palette.from_config(cfg).names == ("table", "disc", "square", "triangle")
+    texts = Trainer.build_model(cfg).texts
+    assert texts.num_prompts == 2 * cfg.MODEL.MTACLIP.TEXT.NUM_CONTEXTS
+
+
 def test_another_config_replaces_the_folder(shapes, tmp_path):
     touch(tmp_path, "pictures/x.png", "masks/x.png")
     (tmp_path / "names.txt").write_text("\ufeffroof\nroad\n", encoding="utf-8")
@@ -146,7 +156,7 @@ def test_wrong_class_names_are_one_sentence(tmp_path, content, words):
         (["DATASETS.FOLDER.ROOT", ""], ["DATASETS.FOLDER.ROOT is empty", "folder_train", "docs/custom_dataset.md"]),
         (["DATASETS.FOLDER.LABEL_FORMAT", "rgb"], ["DATASETS.FOLDER.LABEL_FORMAT is 'rgb'", "train_ids"]),
         (["DATASETS.FOLDER.LABEL_FORMAT", "cityscapes_label_ids"], ["LABEL_FORMAT", "19 classes, not 4"]),
-        (["DATASETS.FOLDER.NAMES", "('a', 'a')"], ["DATASETS.FOLDER.NAMES: 'a'"]),
+        (["DATASETS.FOLDER.NAMES", "('a', 'a')"], ["DATASETS.FOLDER.NAMES, name 2: 'a' is also name 1"]),
         (["DATASETS.FOLDER.NAMES", "(1, 2)"], ["DATASETS.FOLDER.NAMES: 1", "quotes"]),
         (["DATASETS.TRAIN", "('folder_all',)"], ["'folder_all' is not registered", "folder_train"]),
     ],
