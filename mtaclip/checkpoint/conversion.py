@@ -1,0 +1,179 @@
+"""Checkpoints of other projects as checkpoints of this one: every tensor is renamed, or dropped for a reason.
+
+The rules of each project are in a module of their own: `released`, `mask2former`, `hugging_face`.
+"""
+
+import logging
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, get_cfg
+from tabulate import tabulate
+from torch import Tensor
+
+from mtaclip.checkpoint.checkpointer import save_atomically
+from mtaclip.checkpoint.deduction import facts_of, guesses_of
+from mtaclip.checkpoint.loading import load_state
+from mtaclip.config import add_mtaclip_config
+from mtaclip.engine.setup import merge_options, setup_cfg
+from mtaclip.modeling.build import build_model
+
+_logger = logging.getLogger("mtaclip.checkpoint")
+_SHOWN = 3
+
+Keys = dict[str, Any]
+"""Values by the full names of their config keys."""
+
+
+@dataclass(frozen=True)
+class Unused:
+    """What stands for a new name where nothing of this project uses a tensor.
+
+    Attributes:
+        reason: why.
+    """
+
+    reason: str
+
+
+Rule = tuple[str, str | Unused]
+"""Regular expression of a whole name, and the new name (with \\1 and so on). "name#0", "name#1", ... become one tensor,
+put together along its first dimension."""
+
+
+@dataclass
+class Conversion:
+    """A checkpoint under this project's names.
+
+    Attributes:
+        state: tensors by this project's names.
+        dropped: for each tensor that is not among them, by its name there, the reason.
+        facts: config keys that the checkpoint decides.
+        guesses: config keys that a config file may decide otherwise.
+        notes: sentences about what somebody should know before using it.
+    """
+
+    state: dict[str, Tensor]
+    dropped: dict[str, str]
+    facts: Keys = field(default_factory=dict)
+    guesses: Keys = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def table(self) -> str:
+        """What was loaded and dropped, as text."""
+        parts: dict[str, list[Tensor]] = defaultdict(list)
+        for name, tensor in self.state.items():
+            parts[name.partition(".")[0]].append(tensor)
+        rows = [
+            [part, "loaded", len(tensors), f"{sum(tensor.numel() for tensor in tensors):,}"]
+            for part, tensors in parts.items()
+        ]
+        for reason in dict.fromkeys(self.dropped.values()):
+            names = [name for name, why in self.dropped.items() if why == reason]
+            rows.append([_some(names), f"dropped: {reason}", len(names), ""])
+        rows.append(["", "missing", 0, ""])
+        return tabulate(rows, headers=["part", "", "tensors", "values"], colalign=("left", "left", "right", "right"))
+
+
+def rename(state: Mapping[str, Tensor], rules: Sequence[Rule], kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Rename a state dict by the first rule that fits each name.
+
+    Args:
+        state: tensors by their names there.
+        rules: see `Rule`.
+        kind: what the rules are of, for messages.
+
+    Returns:
+        The tensors by their new names, and for each dropped one the reason.
+
+    Raises:
+        ValueError: no rule explains a name, two tensors get the same name, or a part of one is missing.
+    """
+    patterns = [(re.compile(pattern), new) for pattern, new in rules]
+    parts: dict[str, dict[int, Tensor]] = defaultdict(dict)
+    dropped, unexplained = {}, []
+    for key, tensor in state.items():
+        match, new = next(((m, new) for pattern, new in patterns if (m := pattern.fullmatch(key))), (None, None))
+        if match is None:
+            unexplained.append(key)
+        elif isinstance(new, Unused):
+            dropped[key] = new.reason
+        else:
+            name, _, number = match.expand(new).partition("#")
+            if int(number or 0) in parts[name]:
+                raise ValueError(f"two tensors of the checkpoint would become {name}; the second one is {key}")
+            parts[name][int(number or 0)] = tensor
+    if unexplained:
+        raise ValueError(f"no part of {kind} explains {len(unexplained)} tensors: {_some(unexplained)}")
+    return {name: _joined(name, pieces) for name, pieces in parts.items()}, dropped
+
+
+def _joined(name: str, pieces: dict[int, Tensor]) -> Tensor:
+    if len(pieces) == 1 and 0 in pieces:
+        return pieces[0]
+    if sorted(pieces) != [0, 1, 2]:
+        raise ValueError(f"{name} would be put together from queries, keys and values, of which not all are there")
+    return torch.cat([pieces[number] for number in range(3)])
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+
+
+def write_converted(
+    conversion: Conversion,
+    source: str | Path,
+    target: str | Path,
+    *,
+    config_file: str | Path | None = None,
+    opts: Sequence[str] = (),
+) -> CfgNode:
+    """Check a conversion against the model that its config builds, and write both to a checkpoint.
+
+    Args:
+        conversion: what to write.
+        source: where it comes from, for messages.
+        target: the file; it appears complete or not at all.
+        config_file: a config for all that the checkpoint does not decide; without one, the conversion's guesses hold.
+        opts: config keys and values in turn, which win over everything else.
+
+    Returns:
+        The config in the file, with which a `Predictor` builds the model.
+
+    Raises:
+        FileNotFoundError: no such config file.
+        ValueError: tensors are missing or do not fit, or a config key is unknown.
+        OSError: the file system refuses the file.
+    """
+    cfg = _config(conversion, config_file, opts)
+    on_cpu = cfg.clone()
+    on_cpu.MODEL.DEVICE = "cpu"
+    model = build_model(on_cpu)
+    load_state(model, conversion.state, str(source))
+    Path(target).parent.mkdir(parents=True, exist_ok=True)
+    save_atomically({"model": model.state_dict(), "config": cfg.dump()}, Path(target))
+    _logger.info("%s: written", target)
+    return cfg
+
+
+def _config(conversion: Conversion, config_file: str | Path | None, opts: Sequence[str]) -> CfgNode:
+    if config_file is None:
+        cfg = get_cfg()
+        add_mtaclip_config(cfg)
+        _set(cfg, guesses_of(conversion.state) | conversion.guesses)
+    else:
+        cfg = setup_cfg(config_file).clone()
+        cfg.defrost()
+    _set(cfg, facts_of(conversion.state) | conversion.facts)
+    _set(cfg, {"MODEL.WEIGHTS": "", "MODEL.CLIP.PRETRAINED": ""})
+    merge_options(cfg, opts)
+    return cfg
+
+
+def _set(cfg: CfgNode, keys: Keys) -> None:
+    cfg.merge_from_list([item for pair in keys.items() for item in pair])
