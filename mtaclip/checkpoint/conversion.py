@@ -5,7 +5,7 @@ The rules of each project are in a module of their own: `released`, `mask2former
 
 import logging
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,35 +52,40 @@ class Conversion:
 
     Attributes:
         state: tensors by this project's names.
-        dropped: for each tensor that is not among them, by its name there, the reason.
+        names: for each tensor of the checkpoint that was taken, its name there and here.
+        dropped: for each tensor that was not, its name there and the reason.
         facts: config keys that the checkpoint decides.
         guesses: config keys that a config file may decide otherwise.
         notes: sentences about what somebody should know before using it.
     """
 
     state: dict[str, Tensor]
+    names: dict[str, str]
     dropped: dict[str, str]
     facts: Keys = field(default_factory=dict)
     guesses: Keys = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def table(self) -> str:
-        """What was loaded and dropped, as text."""
+        """Numbers of tensors that were loaded and dropped, as text."""
         parts: dict[str, list[Tensor]] = defaultdict(list)
         for name, tensor in self.state.items():
             parts[name.partition(".")[0]].append(tensor)
         rows = [
-            [part, "loaded", len(tensors), f"{sum(tensor.numel() for tensor in tensors):,}"]
+            [f"loaded: {part}", len(tensors), sum(tensor.numel() for tensor in tensors)]
             for part, tensors in parts.items()
         ]
-        for reason in dict.fromkeys(self.dropped.values()):
-            names = [name for name, why in self.dropped.items() if why == reason]
-            rows.append([_some(names), f"dropped: {reason}", len(names), ""])
-        rows.append(["", "missing", 0, ""])
-        return tabulate(rows, headers=["part", "", "tensors", "values"], colalign=("left", "left", "right", "right"))
+        rows += [[f"dropped: {reason}", count, None] for reason, count in Counter(self.dropped.values()).items()]
+        return tabulate([*rows, ["missing", 0, None]], headers=["", "tensors", "values"], intfmt=("", ",", ","))
+
+    def listing(self) -> str:
+        """Every tensor of the checkpoint and what became of it, a line each."""
+        lines = [f"{there} -> {here}" for there, here in self.names.items()]
+        lines += [f"{there} -> dropped: {reason}" for there, reason in self.dropped.items()]
+        return "\n".join(sorted(lines))
 
 
-def rename(state: Mapping[str, Tensor], rules: Sequence[Rule], kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+def rename(state: Mapping[str, Tensor], rules: Sequence[Rule], kind: str) -> Conversion:
     """Rename a state dict by the first rule that fits each name.
 
     Args:
@@ -88,15 +93,12 @@ def rename(state: Mapping[str, Tensor], rules: Sequence[Rule], kind: str) -> tup
         rules: see `Rule`.
         kind: what the rules are of, for messages.
 
-    Returns:
-        The tensors by their new names, and for each dropped one the reason.
-
     Raises:
         ValueError: no rule explains a name, two tensors get the same name, or a part of one is missing.
     """
     patterns = [(re.compile(pattern), new) for pattern, new in rules]
-    parts: dict[str, dict[int, Tensor]] = defaultdict(dict)
-    dropped, unexplained = {}, []
+    pieces: dict[str, dict[int, Tensor]] = defaultdict(dict)
+    names, dropped, unexplained = {}, {}, []
     for key, tensor in state.items():
         match, new = next(((m, new) for pattern, new in patterns if (m := pattern.fullmatch(key))), (None, None))
         if match is None:
@@ -104,13 +106,13 @@ def rename(state: Mapping[str, Tensor], rules: Sequence[Rule], kind: str) -> tup
         elif isinstance(new, Unused):
             dropped[key] = new.reason
         else:
-            name, _, number = match.expand(new).partition("#")
-            if int(number or 0) in parts[name]:
-                raise ValueError(f"two tensors of the checkpoint would become {name}; the second one is {key}")
-            parts[name][int(number or 0)] = tensor
+            names[key], _, number = match.expand(new).partition("#")
+            if int(number or 0) in pieces[names[key]]:
+                raise ValueError(f"{key} is there under an older name, too; both would become {names[key]}")
+            pieces[names[key]][int(number or 0)] = tensor
     if unexplained:
-        raise ValueError(f"no part of {kind} explains {len(unexplained)} tensors: {_some(unexplained)}")
-    return {name: _joined(name, pieces) for name, pieces in parts.items()}, dropped
+        raise ValueError(f"no rule for {kind} explains {len(unexplained)} of its tensors: {_some(unexplained)}")
+    return Conversion({name: _joined(name, tensors) for name, tensors in pieces.items()}, names, dropped)
 
 
 def _joined(name: str, pieces: dict[int, Tensor]) -> Tensor:

@@ -35,7 +35,7 @@ for _stage in range(4):
         ]
 
 _SWIN_RULES: list[Rule] = [
-    (_TOWER + r"layernorm\..+", Unused("norm of a classifier")),
+    (_TOWER + r"(?:swin\.)?layernorm\..+", Unused("norm of a classifier")),
     (_TOWER + r"embeddings\.patch_embeddings\.projection\.(.+)", r"backbone.patches.0.\1"),
     (_TOWER + r"embeddings\.norm\.(.+)", r"backbone.patches.2.\1"),
     (_BLOCK + r"attention\.self\.relative_position_index", Unused("follows from the window")),
@@ -135,16 +135,16 @@ def convert_hugging_face(
         raise ValueError(f"config.json: the backbone is {kind!r}, and only {' and '.join(_RULES)} can be converted")
     _check(config, _ONLY, "")
     _check(tower, _ONLY_IN_TOWER[kind], "backbone_config.")
-    facts: dict[str, Any] = {
+    conversion = rename(state, _RULES[kind], KIND)
+    conversion.facts = {
         "MODEL.MTACLIP.PIXEL_DECODER.HEADS": config["num_attention_heads"],
         "MODEL.MTACLIP.PIXEL_DECODER.POINTS": _POINTS,
         "MODEL.MTACLIP.DECODER.HEADS": config["num_attention_heads"],
     }
     if kind == "resnet":
-        facts["MODEL.RESNETS.STRIDE_IN_1X1"] = bool(tower.get("downsample_in_bottleneck", False))
+        conversion.facts["MODEL.RESNETS.STRIDE_IN_1X1"] = bool(tower.get("downsample_in_bottleneck", False))
     else:
-        facts["MODEL.SWIN.DROP_PATH"] = float(tower.get("drop_path_rate", 0.1))
-    conversion = Conversion(*rename(state, _RULES[kind], KIND), facts=facts)
+        conversion.facts["MODEL.SWIN.DROP_PATH"] = float(tower.get("drop_path_rate", 0.1))
     return conversion
 
 

@@ -74,4 +74,4 @@ def convert_mask2former(state: Mapping[str, Tensor]) -> Conversion:
     Raises:
         ValueError: a name that no rule explains, for example of another pixel decoder.
     """
-    return Conversion(*rename(state, _RULES, KIND))
+    return rename(state, _RULES, KIND)

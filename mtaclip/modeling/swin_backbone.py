@@ -47,8 +47,8 @@ class SwinBackbone(Backbone):
             if isinstance(module, ShiftedWindowAttention):  # the index follows from the window: no checkpoint needs it
                 module.register_buffer("relative_position_index", module.relative_position_index, persistent=False)
         self.patches = tower.features[0]
-        self.stages = tower.features[1::2]
-        self.merges = tower.features[2::2]
+        self.stages = nn.ModuleList(tower.features[1::2])
+        self.merges = nn.ModuleList(tower.features[2::2])
         self.channels = {name: embed_dim * 2**stage for stage, name in enumerate(STRIDES)}
         self.norms = nn.ModuleDict({name: nn.LayerNorm(channels) for name, channels in self.channels.items()})
 
