@@ -1,14 +1,13 @@
 """Reading weight files and fitting them to a model."""
 
 import logging
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from mtaclip.checkpoint.files import read_content, state_of
 from mtaclip.checkpoint.released import convert_released, is_released
 
 _logger = logging.getLogger("mtaclip.checkpoint")
@@ -16,12 +15,13 @@ _SHOWN = 3
 _TEXT_SIDE = ("texts.", "decoder.alignment.")  # beginnings of the names of what only a model with texts has
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_checkpoint(path: str | Path, *, allow_pickle: bool = False) -> dict[str, Any]:
     """Read a checkpoint without running any code in it.
 
     Args:
         path: a file of this project ({"model": ..., ...}), of the released code ({"state_dict": ...}) or a bare
-            state dict; released names are converted.
+            state dict, in any format of `mtaclip.checkpoint.files`; released names are converted.
+        allow_pickle: read other pickled objects too. Such a file can run any code with your rights.
 
     Returns:
         {"model": state dict, and whatever else the file holds}.
@@ -30,28 +30,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         FileNotFoundError: no such file.
         ValueError: not a checkpoint, damaged, or one that would need to run code.
     """
-    path = Path(path)
-    if not path.is_file():
+    if not Path(path).exists():
         raise FileNotFoundError(f"MODEL.WEIGHTS: there is no file {str(path)!r}.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise ValueError(
-            f"{path}: not a checkpoint that can be read safely: it is damaged, or holds objects other than tensors "
-            f"and plain values ({str(error).splitlines()[0] if str(error) else type(error).__name__})."
-        ) from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: holds a {type(content).__name__}, not a state dict.")
-    for key in ("model", "state_dict"):
-        if isinstance(content.get(key), dict):
-            content["model"] = content[key]
-            break
-    else:
-        content = {"model": content}
-    if is_released(content["model"]):
-        content["model"], dropped = convert_released(content["model"])
+    content = read_content(path, allow_pickle=allow_pickle)
+    state = state_of(content, path)
+    if is_released(state):
+        state, dropped = convert_released(state)
         _logger.info("%s: converted from the released names; %d tensors nothing uses: %s", path, len(dropped), dropped)
-    return content
+    return (content if any(key in content for key in ("model", "state_dict")) else {}) | {"model": state}
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
