@@ -56,6 +56,7 @@ class Conversion:
         dropped: for each tensor that was not, its name there and the reason.
         facts: config keys that the checkpoint decides.
         guesses: config keys that a config file may decide otherwise.
+        classes: class names, where the checkpoint has them.
         notes: sentences about what somebody should know before using it.
     """
 
@@ -64,6 +65,7 @@ class Conversion:
     dropped: dict[str, str]
     facts: Keys = field(default_factory=dict)
     guesses: Keys = field(default_factory=dict)
+    classes: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def table(self) -> str:

@@ -13,7 +13,10 @@ from torch import Tensor
 _STAGES = ("res2", "res3", "res4", "res5")
 _IMAGENET_MEAN, _IMAGENET_STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 # Classes of a dataset, its name in this project, and the shorter and the longer edge that the field tests it with.
-DATASETS = {150: ("ade20k", "ade20k_150_sem_seg_val", 512, 2048), 19: ("cityscapes", "cityscapes_sem_seg_val", 1024, 2048)}
+DATASETS = {
+    150: ("ade20k", "ade20k_150_sem_seg_val", 512, 2048),
+    19: ("cityscapes", "cityscapes_sem_seg_val", 1024, 2048),
+}
 # Blocks of the four stages of a ResNet by its depth; of the kind with bottlenecks, or of the one without.
 RESNET_BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 RESNET_BASIC_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
@@ -124,14 +127,13 @@ def _resnet_facts(state: Mapping[str, Tensor]) -> dict[str, Any]:
 def _swin_facts(state: Mapping[str, Tensor]) -> dict[str, Any]:
     table, _ = _shape(state, "backbone.stages.0.0.attn.relative_position_bias_table")
     heads = [
-        _shape(state, f"backbone.stages.{stage}.0.attn.relative_position_bias_table")[1] for stage in range(len(_STAGES))
+        _shape(state, f"backbone.stages.{stage}.0.attn.relative_position_bias_table")[1]
+        for stage in range(len(_STAGES))
     ]
     return {
         "MODEL.BACKBONE.NAME": "build_swin_backbone",
         "MODEL.SWIN.EMBED_DIM": _shape(state, "backbone.patches.0.weight")[0],
-        "MODEL.SWIN.DEPTHS": [
-            _count(state, rf"backbone\.stages\.{stage}\.(\d+)\..+") for stage in range(len(_STAGES))
-        ],
+        "MODEL.SWIN.DEPTHS": [_count(state, rf"backbone\.stages\.{stage}\.(\d+)\..+") for stage in range(len(_STAGES))],
         "MODEL.SWIN.HEADS": heads,
         "MODEL.SWIN.WINDOW": (round(table**0.5) + 1) // 2,
     }

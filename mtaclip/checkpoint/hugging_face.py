@@ -131,9 +131,9 @@ def convert_hugging_face(
     """
     tower = config.get("backbone_config") or {}
     kind = tower.get("model_type")
+    _check(config, _ONLY, "")
     if kind not in _RULES:
         raise ValueError(f"config.json: the backbone is {kind!r}, and only {' and '.join(_RULES)} can be converted")
-    _check(config, _ONLY, "")
     _check(tower, _ONLY_IN_TOWER[kind], "backbone_config.")
     conversion = rename(state, _RULES[kind], KIND)
     conversion.facts = {
@@ -145,6 +145,12 @@ def convert_hugging_face(
         conversion.facts["MODEL.RESNETS.STRIDE_IN_1X1"] = bool(tower.get("downsample_in_bottleneck", False))
     else:
         conversion.facts["MODEL.SWIN.DROP_PATH"] = float(tower.get("drop_path_rate", 0.1))
+    conversion.classes = _classes(config)
+    if processor is None:
+        conversion.notes.append("There is no preprocessor_config.json: images are treated as our config says.")
+    else:
+        conversion.guesses, notes = _preprocessing(processor)
+        conversion.notes += notes
     return conversion
 
 
@@ -152,3 +158,35 @@ def _check(config: Mapping[str, Any], only: Mapping[str, Any], where: str) -> No
     for key, value in only.items():
         if config.get(key, value) != value:
             raise ValueError(f"config.json: {where}{key} is {config[key]!r}, and only {value!r} can be converted")
+
+
+def _classes(config: Mapping[str, Any]) -> list[str]:
+    """Class names; none where nobody gave them any."""
+    by_id = config.get("id2label") or {}
+    names = [str(by_id[number]) for number in sorted(by_id, key=int)]
+    return [] if all(name == f"LABEL_{number}" for number, name in enumerate(names)) else names
+
+
+def _preprocessing(processor: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Config keys of an image processor, and what they cannot say."""
+    whole = 1 / processor.get("rescale_factor", 1 / 255) if processor.get("do_rescale", True) else 1.0
+    keys: dict[str, Any] = {"MODEL.PIXEL_MEAN": [0.0] * 3, "MODEL.PIXEL_STD": [whole] * 3}
+    if processor.get("do_normalize", True):
+        keys = {
+            f"MODEL.PIXEL_{name.upper()}": [round(whole * value, 6) for value in processor[f"image_{name}"]]
+            for name in ("mean", "std")
+        }
+    size = processor.get("size") or {}
+    if not processor.get("do_resize", True):
+        return keys | {"INPUT.MIN_SIZE_TEST": 0}, []
+    if "shortest_edge" in size:
+        longest = size.get("longest_edge") or 1333
+        return keys | {"INPUT.MIN_SIZE_TEST": size["shortest_edge"], "INPUT.MAX_SIZE_TEST": longest}, []
+    if "height" in size and "width" in size:
+        edges = sorted((size["height"], size["width"]))
+        note = (
+            f"There, every image is resized to {size['height']} x {size['width']} pixels (height x width); here, images "
+            f"keep their shape within edges of {edges[0]} and {edges[1]} pixels (INPUT.MIN_SIZE_TEST, MAX_SIZE_TEST)."
+        )
+        return keys | {"INPUT.MIN_SIZE_TEST": edges[0], "INPUT.MAX_SIZE_TEST": edges[1]}, [note]
+    return keys, ["preprocessor_config.json names no size: images are resized as our config says."]

@@ -1,0 +1,54 @@
+"""Turn a checkpoint of another project into one of this project, with the config of its model inside.
+
+    python projects/MTACLIP/convert_checkpoint.py --from mask2former model_final.pkl output/mask2former.pth
+    python projects/MTACLIP/convert_checkpoint.py --from maskformer-hf mask2former-swin-tiny-ade-semantic output/swin.pth
+    python projects/MTACLIP/convert_checkpoint.py --from mtaclip-mmseg iter_160000.pth output/mtaclip.pth
+
+The result serves MODEL.WEIGHTS, the demo and the Predictor. Every tensor is renamed, or dropped for a reason that is
+printed; one that no rule explains ends the program. Nothing that the file holds is run.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import mtaclip  # noqa: F401  (before Detectron2: it repairs the 0.6 release)
+
+# isort: split
+from mtaclip.checkpoint.conversion import write_converted
+from mtaclip.checkpoint.foreign import KINDS, read_foreign
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--from", dest="kind", required=True, choices=list(KINDS), help="what the checkpoint is")
+    parser.add_argument("source", type=Path, metavar="IN", help="a file; of Hugging Face, a folder")
+    parser.add_argument("target", type=Path, metavar="OUT", help="the file to write, .pth")
+    parser.add_argument(
+        "--config-file",
+        metavar="FILE",
+        help="a YAML file for what the checkpoint does not decide, such as data, sizes and training",
+    )
+    parser.add_argument("--list", action="store_true", help="print every tensor's names there and here")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys that win over everything else")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns 0, or ends with exit status 2 and a sentence on what is wrong."""
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    try:
+        conversion = read_foreign(args.source, args.kind)
+        notes = write_converted(conversion, args.source, args.target, config_file=args.config_file, opts=args.opts)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    listing = [conversion.listing()] if args.list else []
+    sys.stdout.write("\n".join([*listing, conversion.table(), *notes, f"written: {args.target}"]) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
