@@ -3,7 +3,6 @@
 The rules of each project are in a module of their own: `released`, `mask2former`, `hugging_face`.
 """
 
-import logging
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -14,16 +13,16 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode, get_cfg
 from tabulate import tabulate
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtaclip.checkpoint.checkpointer import save_atomically
 from mtaclip.checkpoint.deduction import facts_of, guesses_of
 from mtaclip.checkpoint.loading import load_state
 from mtaclip.config import add_mtaclip_config
 from mtaclip.engine.setup import merge_options, setup_cfg
+from mtaclip.files import replace_file
 from mtaclip.modeling.build import build_model
 
-_logger = logging.getLogger("mtaclip.checkpoint")
 _SHOWN = 3
 
 Keys = dict[str, Any]
@@ -136,47 +135,65 @@ def write_converted(
     *,
     config_file: str | Path | None = None,
     opts: Sequence[str] = (),
-) -> CfgNode:
+) -> list[str]:
     """Check a conversion against the model that its config builds, and write both to a checkpoint.
 
     Args:
         conversion: what to write.
         source: where it comes from, for messages.
-        target: the file; it appears complete or not at all.
-        config_file: a config for all that the checkpoint does not decide; without one, the conversion's guesses hold.
+        target: the file; it appears complete or not at all. Class names that belong to no known dataset get a
+            vocabulary file beside it.
+        config_file: a config for all that the checkpoint does not decide; without one, guesses hold.
         opts: config keys and values in turn, which win over everything else.
 
     Returns:
-        The config in the file, with which a `Predictor` builds the model.
+        Sentences about what somebody should know before using it.
 
     Raises:
         FileNotFoundError: no such config file.
         ValueError: tensors are missing or do not fit, or a config key is unknown.
         OSError: the file system refuses the file.
     """
-    cfg = _config(conversion, config_file, opts)
-    on_cpu = cfg.clone()
-    on_cpu.MODEL.DEVICE = "cpu"
-    model = build_model(on_cpu)
-    load_state(model, conversion.state, str(source))
-    Path(target).parent.mkdir(parents=True, exist_ok=True)
-    save_atomically({"model": model.state_dict(), "config": cfg.dump()}, Path(target))
-    _logger.info("%s: written", target)
-    return cfg
-
-
-def _config(conversion: Conversion, config_file: str | Path | None, opts: Sequence[str]) -> CfgNode:
-    if config_file is None:
-        cfg = get_cfg()
-        add_mtaclip_config(cfg)
-        _set(cfg, guesses_of(conversion.state) | conversion.guesses)
-    else:
+    target = Path(target)
+    notes = list(conversion.notes)
+    try:
+        facts = facts_of(conversion.state) | conversion.facts
+        guesses = guesses_of(conversion.state, conversion.classes) | conversion.guesses
+    except (IndexError, ValueError) as error:
+        raise ValueError(f"{source}: not a complete model of this kind, {error}.") from error
+    vocabulary = None
+    if config_file is not None:
         cfg = setup_cfg(config_file).clone()
         cfg.defrost()
-    _set(cfg, facts_of(conversion.state) | conversion.facts)
-    _set(cfg, {"MODEL.WEIGHTS": "", "MODEL.CLIP.PRETRAINED": ""})
+    else:
+        cfg = get_cfg()
+        add_mtaclip_config(cfg)
+        if not guesses["DATASETS.TEST"] and _are_texts(conversion.classes, facts["MODEL.SEM_SEG_HEAD.NUM_CLASSES"]):
+            vocabulary = target.with_suffix(".txt")
+            guesses["MODEL.MTACLIP.TEXT.VOCABULARY"] = str(vocabulary)
+        _set(cfg, guesses)
+    _set(cfg, facts | {"MODEL.WEIGHTS": "", "MODEL.CLIP.PRETRAINED": ""})
     merge_options(cfg, opts)
-    return cfg
+    model = _build(cfg)
+    load_state(model, conversion.state, str(source))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if vocabulary is not None:
+        replace_file(vocabulary, "".join(f"{name}\n" for name in conversion.classes).encode())
+        notes.append(f"The class names are in {vocabulary}, as MODEL.MTACLIP.TEXT.VOCABULARY takes them.")
+    save_atomically({"model": model.state_dict(), "config": cfg.dump()}, target)
+    return notes
+
+
+def _build(cfg: CfgNode) -> nn.Module:
+    on_cpu = cfg.clone()
+    on_cpu.MODEL.DEVICE = "cpu"
+    return build_model(on_cpu)
+
+
+def _are_texts(names: Sequence[str], classes: int) -> bool:
+    """Whether names can be a vocabulary's lines."""
+    lines = {name for name in names if name == name.strip() and name.isprintable() and not name.startswith("#")}
+    return len(names) == len(lines - {""}) == classes
 
 
 def _set(cfg: CfgNode, keys: Keys) -> None:

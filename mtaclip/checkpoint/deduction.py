@@ -5,10 +5,12 @@ treated, if nobody says otherwise.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
+
+from mtaclip.data.vocabulary import load_vocabulary
 
 _STAGES = ("res2", "res3", "res4", "res5")
 _IMAGENET_MEAN, _IMAGENET_STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
@@ -17,9 +19,10 @@ DATASETS = {
     150: ("ade20k", "ade20k_150_sem_seg_val", 512, 2048),
     19: ("cityscapes", "cityscapes_sem_seg_val", 1024, 2048),
 }
+_EQUAL_NAMES = 0.8  # share of the class names that must be the dataset's; spelling differs here and there
 # Blocks of the four stages of a ResNet by its depth; of the kind with bottlenecks, or of the one without.
-RESNET_BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-RESNET_BASIC_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
+_RESNET_BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+_RESNET_BASIC_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 
 
 def facts_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -47,11 +50,13 @@ def facts_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
     return facts | _text_facts(state) | _backbone_facts(state)
 
 
-def guesses_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
+def guesses_of(state: Mapping[str, Tensor], classes: Sequence[str] = ()) -> dict[str, Any]:
     """Config keys that shapes leave open.
 
     Args:
         state: tensors by this project's names.
+        classes: class names, where they are known: they decide whether the model is for a dataset of this project;
+            else, the number of its classes does.
 
     Raises:
         ValueError: parts that every model has are missing.
@@ -66,14 +71,17 @@ def guesses_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
     }
     if "texts.contexts" not in state:
         guesses |= {"MODEL.MTACLIP.LOSS.MASK_NORMALIZER": "num_masks", "MODEL.MTACLIP.LOSS.SUPERVISE_INITIAL": True}
-    return guesses | _clip_guesses(state) | dataset_guesses(_shape(state, "decoder.class_head.weight")[0] - 1)
+    number = _shape(state, "decoder.class_head.weight")[0] - 1
+    return guesses | _clip_guesses(state) | _dataset_guesses(number, classes)
 
 
-def dataset_guesses(classes: int) -> dict[str, Any]:
-    """Config keys of the dataset that has so many classes; none if none has."""
-    if classes not in DATASETS:
+def _dataset_guesses(number: int, classes: Sequence[str]) -> dict[str, Any]:
+    if number not in _DATASETS:
         return {}
-    vocabulary, dataset, shorter, longer = DATASETS[classes]
+    vocabulary, dataset, shorter, longer = _DATASETS[number]
+    equal = sum(ours == theirs for ours, theirs in zip(load_vocabulary(vocabulary, number), classes, strict=False))
+    if classes and equal < _EQUAL_NAMES * number:
+        return {}
     return {
         "DATASETS.TEST": (dataset,),
         "MODEL.MTACLIP.TEXT.VOCABULARY": vocabulary,
@@ -106,7 +114,7 @@ def _backbone_facts(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 def _resnet_facts(state: Mapping[str, Tensor]) -> dict[str, Any]:
     blocks = tuple(_count(state, rf"backbone\.{stage}\.(\d+)\..+") for stage in _STAGES)
-    known = RESNET_BLOCKS if "backbone.res2.0.conv3.weight" in state else RESNET_BASIC_BLOCKS
+    known = _RESNET_BLOCKS if "backbone.res2.0.conv3.weight" in state else _RESNET_BASIC_BLOCKS
     depth = next((depth for depth, counts in known.items() if counts == blocks), None)
     if depth is None:
         raise ValueError(f"its ResNet has {blocks} blocks, which Detectron2's has at no depth of {sorted(known)}")
@@ -118,7 +126,7 @@ def _resnet_facts(state: Mapping[str, Tensor]) -> dict[str, Any]:
         "MODEL.RESNETS.STEM_OUT_CHANNELS": _shape(state, "backbone.stem.conv1.weight")[0],
         "MODEL.RESNETS.WIDTH_PER_GROUP": _shape(state, "backbone.res2.0.conv1.weight")[0],
         "MODEL.RESNETS.RES2_OUT_CHANNELS": _shape(
-            state, f"backbone.res2.0.conv{3 if known is RESNET_BLOCKS else 2}.weight"
+            state, f"backbone.res2.0.conv{3 if known is _RESNET_BLOCKS else 2}.weight"
         )[0],
         "MODEL.RESNETS.STRIDE_IN_1X1": False,
     }
