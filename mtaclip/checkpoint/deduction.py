@@ -4,6 +4,7 @@ Facts are what shapes decide. Guesses are what they leave open: which data the m
 treated, if nobody says otherwise.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from mtaclip.data.vocabulary import load_vocabulary
 _STAGES = ("res2", "res3", "res4", "res5")
 _IMAGENET_MEAN, _IMAGENET_STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 # Classes of a dataset, its name in this project, and the shorter and the longer edge that the field tests it with.
-DATASETS = {
+_DATASETS = {
     150: ("ade20k", "ade20k_150_sem_seg_val", 512, 2048),
     19: ("cityscapes", "cityscapes_sem_seg_val", 1024, 2048),
 }
@@ -133,17 +134,14 @@ def _resnet_facts(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _swin_facts(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    table, _ = _shape(state, "backbone.stages.0.0.attn.relative_position_bias_table")
-    heads = [
-        _shape(state, f"backbone.stages.{stage}.0.attn.relative_position_bias_table")[1]
-        for stage in range(len(_STAGES))
-    ]
+    stages = range(len(_STAGES))
+    tables = [_shape(state, f"backbone.stages.{stage}.0.attn.relative_position_bias_table") for stage in stages]
     return {
         "MODEL.BACKBONE.NAME": "build_swin_backbone",
         "MODEL.SWIN.EMBED_DIM": _shape(state, "backbone.patches.0.weight")[0],
-        "MODEL.SWIN.DEPTHS": [_count(state, rf"backbone\.stages\.{stage}\.(\d+)\..+") for stage in range(len(_STAGES))],
-        "MODEL.SWIN.HEADS": heads,
-        "MODEL.SWIN.WINDOW": (round(table**0.5) + 1) // 2,
+        "MODEL.SWIN.DEPTHS": [_count(state, rf"backbone\.stages\.{stage}\.(\d+)\..+") for stage in stages],
+        "MODEL.SWIN.HEADS": [heads for _, heads in tables],
+        "MODEL.SWIN.WINDOW": (math.isqrt(tables[0][0]) + 1) // 2,  # (2 * window - 1) ** 2 relative positions
     }
 
 

@@ -1,6 +1,6 @@
 """Names and configs of Hugging Face's `Mask2FormerForUniversalSegmentation` in this project's terms."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -185,8 +185,8 @@ def _preprocessing(processor: Mapping[str, Any]) -> tuple[dict[str, Any], list[s
     if "height" in size and "width" in size:
         edges = sorted((size["height"], size["width"]))
         note = (
-            f"There, every image is resized to {size['height']} x {size['width']} pixels (height x width); here, images "
-            f"keep their shape within edges of {edges[0]} and {edges[1]} pixels (INPUT.MIN_SIZE_TEST, MAX_SIZE_TEST)."
+            f"There, every image becomes {size['height']} x {size['width']} pixels (height x width); here, it keeps its "
+            f"shape within edges of {edges[0]} and {edges[1]} pixels (INPUT.MIN_SIZE_TEST, MAX_SIZE_TEST)."
         )
         return keys | {"INPUT.MIN_SIZE_TEST": edges[0], "INPUT.MAX_SIZE_TEST": edges[1]}, [note]
     return keys, ["preprocessor_config.json names no size: images are resized as our config says."]

@@ -4,7 +4,6 @@ Its ResNet is Detectron2's and so is ours; its Swin Transformer is `mtaclip.mode
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from torch import Tensor
 

@@ -1,7 +1,7 @@
 """Turn a checkpoint of another project into one of this project, with the config of its model inside.
 
     python projects/MTACLIP/convert_checkpoint.py --from mask2former model_final.pkl output/mask2former.pth
-    python projects/MTACLIP/convert_checkpoint.py --from maskformer-hf mask2former-swin-tiny-ade-semantic output/swin.pth
+    python projects/MTACLIP/convert_checkpoint.py --from maskformer-hf mask2former-swin-tiny output/swin-tiny.pth
     python projects/MTACLIP/convert_checkpoint.py --from mtaclip-mmseg iter_160000.pth output/mtaclip.pth
 
 The result serves MODEL.WEIGHTS, the demo and the Predictor. Every tensor is renamed, or dropped for a reason that is
