@@ -19,7 +19,7 @@ from mtaclip.checkpoint.checkpointer import save_atomically
 from mtaclip.checkpoint.deduction import facts_of, guesses_of
 from mtaclip.checkpoint.loading import load_state
 from mtaclip.config import add_mtaclip_config
-from mtaclip.engine.setup import merge_options, setup_cfg
+from mtaclip.engine.setup import check_cfg, merge_options, setup_cfg
 from mtaclip.files import replace_file
 from mtaclip.modeling.build import build_model
 
@@ -174,6 +174,7 @@ def write_converted(
         _set(cfg, guesses)
     _set(cfg, facts | {"MODEL.WEIGHTS": "", "MODEL.CLIP.PRETRAINED": ""})
     merge_options(cfg, opts)
+    check_cfg(cfg)
     model = _build(cfg)
     load_state(model, conversion.state, str(source))
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -67,6 +67,7 @@ def guesses_of(state: Mapping[str, Tensor], classes: Sequence[str] = ()) -> dict
         "MODEL.PIXEL_STD": _IMAGENET_STD,
         "INPUT.FORMAT": "RGB",
         "MODEL.SEM_SEG_HEAD.IGNORE_VALUE": 255,
+        "SOLVER.LR_SCHEDULER_NAME": "WarmupPolyLR",
         "DATASETS.TRAIN": (),
         "DATASETS.TEST": (),
     }

@@ -89,7 +89,7 @@ _HEAD_RULES: list[Rule] = [
     (_QUERIES + r"queries_features\.weight", "decoder.query_content"),
     (_QUERIES + r"queries_embedder\.weight", "decoder.query_position"),
     (_QUERIES + r"level_embed\.weight", "decoder.level_embedding"),
-    (r"class_predictor\.(.+)", r"decoder.class_head.\1"),
+    (r"class_predictor\.(weight|bias)", r"decoder.class_head.\1"),
 ]
 _RULES = {"resnet": _RESNET_RULES + _HEAD_RULES, "swin": _SWIN_RULES + _HEAD_RULES}
 # What this project's model has no other choice for: keys of config.json and the only value of each.
@@ -162,8 +162,8 @@ def _check(config: Mapping[str, Any], only: Mapping[str, Any], where: str) -> No
 
 def _classes(config: Mapping[str, Any]) -> list[str]:
     """Class names; none where nobody gave them any."""
-    by_id = config.get("id2label") or {}
-    names = [str(by_id[number]) for number in sorted(by_id, key=int)]
+    by_id = {int(number): str(name) for number, name in (config.get("id2label") or {}).items()}
+    names = [name for _, name in sorted(by_id.items())]
     return [] if all(name == f"LABEL_{number}" for number, name in enumerate(names)) else names
 
 
@@ -185,8 +185,8 @@ def _preprocessing(processor: Mapping[str, Any]) -> tuple[dict[str, Any], list[s
     if "height" in size and "width" in size:
         edges = sorted((size["height"], size["width"]))
         note = (
-            f"There, every image becomes {size['height']} x {size['width']} pixels (height x width); here, it keeps its "
-            f"shape within edges of {edges[0]} and {edges[1]} pixels (INPUT.MIN_SIZE_TEST, MAX_SIZE_TEST)."
+            f"There, every image becomes {size['height']} x {size['width']} pixels (height x width); here, it keeps "
+            f"its shape within edges of {edges[0]} and {edges[1]} pixels (INPUT.MIN_SIZE_TEST, MAX_SIZE_TEST)."
         )
         return keys | {"INPUT.MIN_SIZE_TEST": edges[0], "INPUT.MAX_SIZE_TEST": edges[1]}, [note]
     return keys, ["preprocessor_config.json names no size: images are resized as our config says."]

@@ -15,8 +15,6 @@ import torch
 
 from mtaclip.checkpoint.files import read_content
 
-_ZIP, _PICKLE = b"PK", b"\x80"
-
 
 class _Inert:
     """Stands where an object of an unknown class was."""
@@ -42,18 +40,15 @@ def read_inert(path: str | Path) -> dict[str, Any]:
         FileNotFoundError: no such file.
         ValueError: it is no weight file, or damaged, or holds pickled objects in other ways.
     """
+    content = _read_arrays(path)
+    if isinstance(content, dict):
+        return content
     try:
         return read_content(path)
-    except ValueError as error:
-        with open(path, "rb") as file:
-            head = file.read(2)
-        content = None
-        if head == _ZIP:
-            content = _read_torch(path)
-        elif head.startswith(_PICKLE):
-            content = _read_arrays(path)
+    except ValueError:
+        content = _read_torch(path)
         if not isinstance(content, dict):
-            raise error
+            raise
         return content
 
 
@@ -61,15 +56,12 @@ def _read_torch(path: str | Path) -> Any:
     """What `torch.save` wrote, with inert objects; None if that cannot be done."""
     try:
         unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        inert = [type(name, (_Inert,), {"__module__": module}) for module, _, name in map(_split, unknown)]
+        parts = (name.rpartition(".") for name in unknown)
+        inert = [type(name, (_Inert,), {"__module__": module}) for module, _, name in parts]
         with torch.serialization.safe_globals(inert):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # a damaged pickle can raise anything
         return None
-
-
-def _split(name: str) -> tuple[str, str, str]:
-    return name.rpartition(".")
 
 
 def _read_arrays(path: str | Path) -> Any:
@@ -84,16 +76,19 @@ def _read_arrays(path: str | Path) -> Any:
 class _ArrayUnpickler(pickle.Unpickler):
     """Knows NumPy's arrays and numbers, and refuses every other name."""
 
-    _KNOWN = {
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-        ("collections", "OrderedDict"): OrderedDict,
-        ("_codecs", "encode"): lambda text, encoding: text.encode("latin1"),  # how Python 3 pickles bytes for Python 2
-    }
-
     def find_class(self, module: str, name: str) -> Any:
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name in ("_reconstruct", "scalar"):
-            return super().find_class(np.ndarray(0).__reduce__()[0].__module__, name)
-        if (module, name) in self._KNOWN:
-            return self._KNOWN[module, name]
-        raise pickle.UnpicklingError(f"it refers to {module}.{name}")
+        known = _ARRAYS.get((module.replace("numpy._core", "numpy.core"), name))
+        if known is None:
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}")
+        return known
+
+
+_ARRAYS: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("numpy.core.multiarray", "_reconstruct"): np.zeros(0).__reduce__()[0],
+    ("numpy.core.multiarray", "scalar"): np.float64(0).__reduce__()[0],
+    ("numpy.core.numeric", "_frombuffer"): np.zeros(0).__reduce_ex__(5)[0],
+    ("collections", "OrderedDict"): OrderedDict,
+    ("_codecs", "encode"): lambda text, encoding: text.encode("latin1"),  # bytes, as protocol 2 writes them
+}
