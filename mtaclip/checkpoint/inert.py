@@ -45,11 +45,16 @@ def read_inert(path: str | Path) -> dict[str, Any]:
         return content
     try:
         return read_content(path)
-    except ValueError:
-        content = _read_torch(path)
-        if not isinstance(content, dict):
+    except ValueError as error:
+        if not isinstance(error.__cause__, pickle.UnpicklingError):
             raise
-        return content
+        content = _read_torch(path)
+        if isinstance(content, dict):
+            return content
+        raise ValueError(
+            f"{path}: damaged, or it holds pickled objects that cannot even be read without running code "
+            f"({str(error.__cause__).splitlines()[0]})."
+        ) from error
 
 
 def _read_torch(path: str | Path) -> Any:

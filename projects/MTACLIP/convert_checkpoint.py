@@ -18,6 +18,7 @@ import mtaclip  # noqa: F401  (before Detectron2: it repairs the 0.6 release)
 # isort: split
 from mtaclip.checkpoint.conversion import write_converted
 from mtaclip.checkpoint.foreign import KINDS, read_foreign
+from mtaclip.demo.problems import run_program
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -32,22 +33,27 @@ def make_parser() -> argparse.ArgumentParser:
         help="a YAML file for what the checkpoint does not decide, such as data, sizes and training",
     )
     parser.add_argument("--list", action="store_true", help="print every tensor's names there and here")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys that win over everything else")
+    parser.add_argument(
+        "--opts",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="KEY VALUE",
+        help="config keys and values that win over everything else; the last option",
+    )
     return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Convert, and print what became of the tensors."""
+    conversion = read_foreign(args.source, args.kind)
+    notes = write_converted(conversion, args.source, args.target, config_file=args.config_file, opts=args.opts)
+    listing = [conversion.listing()] if args.list else []
+    sys.stdout.write("\n".join([*listing, conversion.table(), *notes, f"written: {args.target}"]) + "\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns 0, or ends with exit status 2 and a sentence on what is wrong."""
-    parser = make_parser()
-    args = parser.parse_args(argv)
-    try:
-        conversion = read_foreign(args.source, args.kind)
-        notes = write_converted(conversion, args.source, args.target, config_file=args.config_file, opts=args.opts)
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
-    listing = [conversion.listing()] if args.list else []
-    sys.stdout.write("\n".join([*listing, conversion.table(), *notes, f"written: {args.target}"]) + "\n")
-    return 0
+    return run_program(make_parser(), run, argv)
 
 
 if __name__ == "__main__":
