@@ -1,6 +1,6 @@
 """Checkpoints of other projects as checkpoints of this one: every tensor is renamed, or dropped for a reason.
 
-The rules of each project are in a module of their own: `released`, `mask2former`, `hugging_face`.
+The rules of each project are in a module of their own: `mmseg`, `mask2former`, `hugging_face_mask2former`.
 """
 
 import re

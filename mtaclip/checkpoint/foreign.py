@@ -7,7 +7,7 @@ from typing import Any
 
 from mtaclip.checkpoint.conversion import Conversion
 from mtaclip.checkpoint.files import state_of
-from mtaclip.checkpoint.hugging_face import convert_hugging_face
+from mtaclip.checkpoint.hugging_face_mask2former import convert_hugging_face
 from mtaclip.checkpoint.inert import read_inert
 from mtaclip.checkpoint.mask2former import convert_mask2former
 from mtaclip.checkpoint.mmseg import convert_mmseg
