@@ -12,6 +12,7 @@ def add_mtaclip_config(cfg: CN) -> None:
         cfg: a config from `detectron2.config.get_cfg()`; changed in place.
     """
     _add_data(cfg)
+    _add_weights(cfg)
     _add_clip(cfg)
     _add_swin(cfg)
     _add_model(cfg)
@@ -31,12 +32,21 @@ def _add_data(cfg: CN) -> None:
     cfg.DATALOADER.TOLERATE_BROKEN = 0
 
 
+def _add_weights(cfg: CN) -> None:
+    # Read weight files with pickled objects, too. They can run any code with your rights: only from people you trust.
+    cfg.MODEL.WEIGHTS_ALLOW_PICKLE = False
+    # Parts of MODEL.WEIGHTS that start anew in a new training: any of "classes", "queries", "contexts", "text".
+    cfg.MODEL.WEIGHTS_REINIT = ()
+
+
 def _add_clip(cfg: CN) -> None:
     cfg.MODEL.CLIP = CN()
     # Name of an open_clip model, or path of an open_clip model-config JSON file.
     cfg.MODEL.CLIP.ARCH = "RN50-quickgelu"
-    # open_clip pretrained tag or path of a weight file; "" starts from random weights.
+    # open_clip pretrained tag, path of a weight file or of a folder of Hugging Face; "" starts from random weights.
     cfg.MODEL.CLIP.PRETRAINED = "openai"
+    # Folder of downloaded weights; "" is open_clip's own, in ~/.cache (HF_HOME moves that of Hugging Face).
+    cfg.MODEL.CLIP.CACHE_DIR = ""
     # BatchNorm of the image tower: "SyncBN" (over all processes), "BN" (per process, as released) or "FrozenBN".
     cfg.MODEL.CLIP.NORM = "SyncBN"
     # ViT only: indices of the four transformer blocks whose outputs feed the feature pyramid.

@@ -89,7 +89,7 @@ def test_every_key_is_read(miniature, tmp_path, monkeypatch):
     ]  # fmt: skip
     cfg, cfg_vit = setup_cfg(TINY, options, device="cpu"), setup_cfg(TINY, [*options, *vit], device="cpu")
     monkeypatch.setattr(CfgNode, "__getattr__", recording)
-    Trainer(cfg)
+    Trainer(cfg).resume_or_load(resume=False)
     build_train_loader(cfg)
     build_backbone(cfg_vit)
     for split in ("val", "test"):

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 from zipfile import BadZipFile, ZipFile
@@ -22,6 +22,7 @@ from fvcore.common.checkpoint import Checkpointer as FvcoreCheckpointer
 from torch import nn
 
 from mtaclip.checkpoint.loading import load_state, read_checkpoint
+from mtaclip.checkpoint.starting import load_start
 
 _logger = logging.getLogger(__name__)
 _TAG = "last_checkpoint"
@@ -100,13 +101,16 @@ class Checkpointer(FvcoreCheckpointer):
         folder = Path(self.save_dir)
         return bool(self.save_dir) and ((folder / _TAG).is_file() or any(folder.glob("model_*.pth")))
 
-    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+    def resume_or_load(
+        self, path: str, *, resume: bool = True, allow_pickle: bool = False, reinit: Sequence[str] = ()
+    ) -> dict[str, Any]:
         """Restore everything from the newest complete checkpoint of `save_dir`, or only the weights from a file.
 
         Args:
             path: weights to start from where nothing is resumed.
             resume: take the file that `last_checkpoint` names, if `has_checkpoint`; where it is missing or damaged,
                 the file written last among the complete ones, with a warning.
+            allow_pickle, reinit: see `load`; a checkpoint that is resumed from must fit as it is.
 
         Returns:
             What else the file holds.
@@ -116,14 +120,23 @@ class Checkpointer(FvcoreCheckpointer):
         """
         if resume and self.has_checkpoint():
             return self.load(str(self._newest_complete()))
-        return self.load(path, checkpointables=[])
+        return self.load(path, checkpointables=[], allow_pickle=allow_pickle, reinit=reinit)
 
-    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+    def load(
+        self,
+        path: str,
+        checkpointables: list[str] | None = None,
+        *,
+        allow_pickle: bool = False,
+        reinit: Sequence[str] = (),
+    ) -> dict[str, Any]:
         """Restore the model and the named checkpointables.
 
         Args:
             path: a checkpoint; "" leaves everything as it is.
             checkpointables: names to restore; None restores all.
+            allow_pickle: see `read_checkpoint`.
+            reinit: parts of the model that need not fit and start anew, see `load_start`.
 
         Returns:
             What else the file holds.
@@ -134,7 +147,7 @@ class Checkpointer(FvcoreCheckpointer):
         """
         if not path:
             return {}
-        checkpoint = read_checkpoint(self.path_manager.get_local_path(path))
+        checkpoint = read_checkpoint(self.path_manager.get_local_path(path), allow_pickle=allow_pickle)
         names = list(self.checkpointables) if checkpointables is None else checkpointables
         absent = [name for name in names if name not in checkpoint]
         if absent:
@@ -142,7 +155,10 @@ class Checkpointer(FvcoreCheckpointer):
                 f"{path} cannot be resumed from: it holds no {' and no '.join(absent)}; "
                 "start from its weights instead (MODEL.WEIGHTS, without --resume)."
             )
-        load_state(self.model, checkpoint.pop("model"), path)
+        if reinit:
+            load_start(self.model, checkpoint.pop("model"), path, reinit)
+        else:
+            load_state(self.model, checkpoint.pop("model"), path)
         for name in names:
             try:
                 self.checkpointables[name].load_state_dict(checkpoint.pop(name))

@@ -6,7 +6,7 @@ A file is known by its content, not by its name:
 - safetensors, by the library of that name;
 - TorchScript archives (OpenAI's CLIP files), by Python's unpickler, which gets nothing but tensors and empty modules to
   build. `torch.jit.load` is not used: it runs the archive's own code, which may read and write files;
-- folders of Hugging Face, in one file or several named by an index.
+- folders of Hugging Face, in one file or several named by an index, and of open_clip.
 
 Other pickled objects are read on demand only, for that runs any code that the file holds.
 """
@@ -30,12 +30,15 @@ _ZIP = b"PK\x03\x04"
 _PICKLE = b"\x80"
 _TORCH_PICKLE = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number of torch.save before PyTorch 1.6
 _LFS_POINTER = b"version https://git-lfs"
-# Weights of a folder of Hugging Face, the first that is there: in one file, or in several that an index names.
+# Weights in a folder, the first that is there: Hugging Face's, in one file or in several that an index names, or
+# open_clip's.
 _FOLDER_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.bin",
 )
 
 
@@ -43,7 +46,8 @@ def read_content(path: str | Path, *, allow_pickle: bool = False) -> dict[str, A
     """Everything that a weight file holds, on the CPU.
 
     Args:
-        path: a file of `torch.save`, `torch.jit.save` or safetensors, or a folder of Hugging Face.
+        path: a file of `torch.save`, `torch.jit.save` or safetensors, or a folder of Hugging Face
+            or open_clip.
         allow_pickle: read other pickled objects too. Such a file can run any code with your rights.
 
     Returns:
@@ -181,7 +185,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 
 def _read_folder(folder: Path, allow_pickle: bool) -> dict[str, Tensor]:
-    """The tensors of a folder of Hugging Face."""
+    """The tensors of a folder."""
     file = next((folder / name for name in _FOLDER_FILES if (folder / name).is_file()), None)
     if file is None:
         raise FileNotFoundError(f"{folder}: holds no weights; one of {', '.join(_FOLDER_FILES)} is needed.")

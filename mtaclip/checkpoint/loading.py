@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from mtaclip.checkpoint.files import read_content, state_of
@@ -40,6 +41,22 @@ def read_checkpoint(path: str | Path, *, allow_pickle: bool = False) -> dict[str
     return (content if any(key in content for key in ("model", "state_dict")) else {}) | {"model": state}
 
 
+def misfits(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+    """What keeps a state dict from being loaded, by kind with the first names of each; empty if nothing does."""
+    missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in state if key not in wanted and not key.endswith("num_batches_tracked")]
+    other = [
+        f"{key} {tuple(state[key].shape)} instead of {tuple(tensor.shape)}"
+        for key, tensor in wanted.items()
+        if key in state and state[key].shape != tensor.shape
+    ]
+    return [
+        f"{len(keys)} tensors {what} ({', '.join(keys[:_SHOWN])}{', ...' if len(keys) > _SHOWN else ''})"
+        for what, keys in (("of another shape", other), ("missing", missing), ("unexpected", unexpected))
+        if keys
+    ]
+
+
 def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Load a state dict that fits the model in every name and shape.
 
@@ -52,18 +69,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> No
         ValueError: a tensor is missing, unexpected or of another shape.
     """
     wanted = model.state_dict()
-    missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
-    unexpected = [key for key in state if key not in wanted and not key.endswith("num_batches_tracked")]
-    other = [
-        f"{key} {tuple(state[key].shape)} instead of {tuple(tensor.shape)}"
-        for key, tensor in wanted.items()
-        if key in state and state[key].shape != tensor.shape
-    ]
-    problems = [
-        f"{len(keys)} tensors {what} ({', '.join(keys[:_SHOWN])}{', ...' if len(keys) > _SHOWN else ''})"
-        for what, keys in (("of another shape", other), ("missing", missing), ("unexpected", unexpected))
-        if keys
-    ]
+    problems = misfits(wanted, state)
     wants, has = (any(key.startswith(_TEXT_SIDE) for key in keys) for keys in (wanted, state))
     if problems and wants != has:
         raise ValueError(
@@ -78,15 +84,28 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> No
     _logger.info("%s: loaded %d tensors, none missing, none unexpected", source, len(wanted))
 
 
-def load_weights(model: nn.Module, path: str | Path) -> None:
+def check_complete(cfg: CfgNode) -> None:
+    """Refuse MODEL.WEIGHTS_REINIT where the weights are not going to be trained.
+
+    Raises:
+        ValueError: it names parts.
+    """
+    if cfg.MODEL.WEIGHTS_REINIT:
+        raise ValueError(
+            f"MODEL.WEIGHTS_REINIT {tuple(cfg.MODEL.WEIGHTS_REINIT)} is for the start of a training; what is evaluated "
+            "or used to predict needs every tensor of its checkpoint: set it to ()."
+        )
+
+
+def load_weights(model: nn.Module, path: str | Path, *, allow_pickle: bool = False) -> None:
     """Load a weight file that fits the model completely.
 
     Args:
         model: changed in place.
-        path: see `read_checkpoint`.
+        path, allow_pickle: see `read_checkpoint`.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: the file is no checkpoint, or does not fit.
     """
-    load_state(model, read_checkpoint(path)["model"], str(path))
+    load_state(model, read_checkpoint(path, allow_pickle=allow_pickle)["model"], str(path))

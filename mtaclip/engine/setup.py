@@ -8,6 +8,7 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 
+from mtaclip.checkpoint.starting import check_parts
 from mtaclip.config import add_mtaclip_config
 from mtaclip.data.build import check_dataset
 from mtaclip.data.datasets import check_registered
@@ -87,6 +88,9 @@ def check_cfg(cfg: CfgNode) -> None:
         for name in names:
             check_registered(name, key)
             check_dataset(name, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)
+    check_parts(cfg.MODEL.WEIGHTS_REINIT)
+    if cfg.MODEL.WEIGHTS_REINIT and not cfg.MODEL.WEIGHTS:
+        raise ValueError("MODEL.WEIGHTS_REINIT names what does not come from MODEL.WEIGHTS, which is empty.")
     check_solver(cfg)
 
 

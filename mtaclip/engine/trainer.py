@@ -115,7 +115,12 @@ class Trainer(DefaultTrainer):
             _logger.warning("--resume: no checkpoint in %s, starting at iteration 0.", folder)
         if found and not resume:
             _logger.warning("%s holds the checkpoints of another run, which this one replaces as it goes on.", folder)
-        self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        self.checkpointer.resume_or_load(
+            self.cfg.MODEL.WEIGHTS,
+            resume=resume,
+            allow_pickle=self.cfg.MODEL.WEIGHTS_ALLOW_PICKLE,
+            reinit=self.cfg.MODEL.WEIGHTS_REINIT,
+        )
         if resume and found:
             self._go_on()
 

@@ -25,8 +25,8 @@ def fingerprint(cfg: CfgNode, model: nn.Module) -> dict[str, str]:
     """Digests of everything the labels of a given image depend on.
 
     Args:
-        cfg: MODEL but for WEIGHTS, the test sizes and the format of INPUT, TEST but for what only scores depend on, and
-            the number formats of SOLVER are read.
+        cfg: MODEL but for where weights come from, the test sizes and the format of INPUT, TEST but for what only
+            scores depend on, and the number formats of SOLVER are read.
         model: not wrapped for several processes; its parameters and buffers are read, on any device.
 
     Returns:
@@ -51,7 +51,8 @@ def digest_of_images(file_names: Iterable[str]) -> str:
 
 def _digest_of_settings(cfg: CfgNode) -> str:
     model, test = cfg.MODEL.clone(), cfg.TEST.clone()
-    for node, names in ((model, ("WEIGHTS",)), (test, _WITHOUT_EFFECT)):
+    loading = ("WEIGHTS", "WEIGHTS_ALLOW_PICKLE", "WEIGHTS_REINIT")
+    for node, names in ((model, loading), (model.CLIP, ("CACHE_DIR",)), (test, _WITHOUT_EFFECT)):
         node.defrost()
         for name in names:
             del node[name]

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 from yaml import YAMLError
 
-from mtaclip.checkpoint.loading import load_state, read_checkpoint
+from mtaclip.checkpoint.loading import check_complete, load_state, read_checkpoint
 from mtaclip.config import add_mtaclip_config
 from mtaclip.data.labels import read_image
 from mtaclip.data.mapper import inference_augmentations
@@ -63,7 +63,8 @@ class Predictor:
         """
         if not cfg.MODEL.WEIGHTS:
             raise ValueError("MODEL.WEIGHTS is empty: an untrained model predicts nothing; name a checkpoint file.")
-        self._build(cfg, read_checkpoint(cfg.MODEL.WEIGHTS))
+        check_complete(cfg)
+        self._build(cfg, read_checkpoint(cfg.MODEL.WEIGHTS, allow_pickle=cfg.MODEL.WEIGHTS_ALLOW_PICKLE))
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, device: str | None = None, opts: Sequence[str] = ()) -> "Predictor":
@@ -91,7 +92,9 @@ class Predictor:
         except (AttributeError, KeyError, AssertionError, ValueError, YAMLError) as error:
             raise ValueError(f"{path}: its config cannot be used: {_first_line(error)}.") from error
         try:
-            cfg.merge_from_list([*opts, "MODEL.WEIGHTS", str(path), "MODEL.DEVICE", device])
+            cfg.merge_from_list(
+                [*opts, "MODEL.WEIGHTS", str(path), "MODEL.WEIGHTS_REINIT", "()", "MODEL.DEVICE", device]
+            )
         except (KeyError, AssertionError, ValueError) as error:
             raise ValueError(f"opts: {_first_line(error)}.") from error
         predictor = cls.__new__(cls)

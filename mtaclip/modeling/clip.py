@@ -7,50 +7,133 @@ from functools import cache
 from pathlib import Path
 
 import open_clip
+from detectron2.config import CfgNode
+from detectron2.utils import comm
 from torch import nn
+
+from mtaclip.modeling.clip_download import find_pretrained
+from mtaclip.modeling.clip_weights import ClipWeights, Tower, load_clip, read_clip
 
 _PACKAGED_CONFIGS = Path(__file__).parent / "clip_configs"
 
 
-def build_clip(arch: str, pretrained: str = "") -> nn.Module:
+def build_clip(
+    arch: str,
+    pretrained: str = "",
+    *,
+    tower: Tower | None = None,
+    cache_dir: str = "",
+    allow_pickle: bool = False,
+) -> nn.Module:
     """An open_clip CLIP model in float32 on the CPU.
 
     Args:
         arch: name of an open_clip model ("RN50-quickgelu"), of a model in `modeling/clip_configs/`
             ("mtaclip-tiny"), or the path of an open_clip model-config JSON file.
-        pretrained: open_clip weight tag or path of a weight file; "" leaves the weights random.
+        pretrained: open_clip weight tag or a path, see `read_clip`; "" leaves the weights random.
+        tower: the one whose weights are needed and loaded; None needs both.
+        cache_dir: of downloaded weights; "" is the libraries' own.
+        allow_pickle: see `mtaclip.checkpoint.files.read_content`.
 
     Raises:
-        ValueError: unknown model or weights, or weights trained with another activation than the model's.
+        FileNotFoundError: the weights of a tag are not there and cannot be downloaded.
+        ValueError: unknown model or weights, or weights of another model or activation.
     """
     name = _register(arch)
+    weights, path = None, None
+    if pretrained:
+        path = _weight_file(arch, pretrained, cache_dir)
+        weights = read_clip(path, allow_pickle=allow_pickle)
+        _check_weights(arch, pretrained, weights, tower)
+    with _no_warning():
+        model = open_clip.create_model(name, precision="fp32")
+    if weights is not None:
+        load_clip(model, weights, str(path), arch, tower)
+    return model
+
+
+def _weight_file(arch: str, pretrained: str, cache_dir: str) -> Path:
+    """The file or folder that MODEL.CLIP.PRETRAINED means."""
+    name = _register(arch)
     tag = open_clip.get_pretrained_cfg(name, pretrained)
-    if tag and tag.get("quick_gelu", False) != clip_config(arch).get("quick_gelu", False):
+    if tag:
+        _check_activation(arch, pretrained, bool(tag.get("quick_gelu", False)))
+        return find_pretrained(name, pretrained, cache_dir)
+    if not Path(pretrained).exists():
+        raise ValueError(
+            f"MODEL.CLIP.PRETRAINED: {pretrained!r} is neither a file or folder nor a tag that open_clip knows for "
+            f'{arch!r}: {open_clip.list_pretrained_tags_by_model(name)}; "" starts from random weights.'
+        )
+    return Path(pretrained)
+
+
+def _check_weights(arch: str, pretrained: str, weights: ClipWeights, tower: Tower | None) -> None:
+    """Refuse weights of a model whose names and shapes are those of `arch`, but which computes something else."""
+    if weights.quick_gelu is not None and not open_clip.get_pretrained_cfg(_register(arch), pretrained):
+        _check_activation(arch, pretrained, weights.quick_gelu)
+    config = clip_config(arch)
+    for name, heads in weights.heads.items():
+        if tower in (None, name) and heads != _heads(config, name):
+            raise ValueError(
+                f"MODEL.CLIP.PRETRAINED: the {name} tower of {pretrained} has {heads} attention heads, that of "
+                f"MODEL.CLIP.ARCH {arch!r} {_heads(config, name)}."
+            )
+
+
+def clip_from_config(cfg: CfgNode, tower: Tower) -> nn.Module:
+    """The CLIP model of MODEL.CLIP with the pretrained weights of one tower."""
+    clip = cfg.MODEL.CLIP
+    return build_clip(
+        clip.ARCH,
+        clip.PRETRAINED,
+        tower=tower,
+        cache_dir=clip.CACHE_DIR,
+        allow_pickle=cfg.MODEL.WEIGHTS_ALLOW_PICKLE,
+    )
+
+
+def fetch_pretrained(cfg: CfgNode) -> None:
+    """Download the weights of MODEL.CLIP.PRETRAINED, if it is a tag, in one process of each machine; the others wait.
+
+    Raises:
+        FileNotFoundError: in every process, if they are not there for one and cannot be downloaded.
+    """
+    name, tag = _register(cfg.MODEL.CLIP.ARCH), cfg.MODEL.CLIP.PRETRAINED
+    problem = ""
+    if comm.get_local_rank() == 0 and open_clip.get_pretrained_cfg(name, tag):
+        try:
+            find_pretrained(name, tag, cfg.MODEL.CLIP.CACHE_DIR)
+        except FileNotFoundError as error:
+            problem = str(error)
+    problems = [other for other in comm.all_gather(problem) if other]
+    if problems:
+        raise FileNotFoundError(problems[0])
+
+
+def _check_activation(arch: str, pretrained: str, quick_gelu: bool) -> None:
+    if quick_gelu != clip_config(arch).get("quick_gelu", False):
         raise ValueError(
             f"MODEL.CLIP.ARCH {arch!r} and MODEL.CLIP.PRETRAINED {pretrained!r} use different activations: "
             'take the "-quickgelu" name of the model for weights trained with QuickGELU, the plain name for others.'
         )
-    try:
-        with _quiet(not pretrained):
-            return open_clip.create_model(name, pretrained=pretrained or None, precision="fp32")
-    except RuntimeError as error:
-        raise ValueError(
-            f"MODEL.CLIP.PRETRAINED: cannot load {pretrained!r} into {arch!r} ({str(error).splitlines()[0]}); "
-            f"tags known to open_clip: {open_clip.list_pretrained_tags_by_model(name)}; a path of a weight file "
-            'works too, and "" starts from random weights.'
-        ) from error
+
+
+def _heads(config: dict, tower: Tower) -> int:
+    """Attention heads of a tower of an open_clip model config."""
+    if tower == "text":
+        return config["text_cfg"].get("heads", 8)
+    return config["vision_cfg"]["width"] // config["vision_cfg"].get("head_width", 64)
 
 
 @contextmanager
-def _quiet(active: bool) -> Iterator[None]:
-    """Keep open_clip from warning of random weights where they are asked for."""
+def _no_warning() -> Iterator[None]:
+    """Keep open_clip from warning of random weights: they are asked for, or replaced."""
 
     def accept(record: logging.LogRecord) -> bool:
         return "No pretrained weights loaded" not in record.getMessage()
 
     root = logging.getLogger()
-    if active:
-        root.addFilter(accept)
+    root.addFilter(accept)
     try:
         yield
     finally:

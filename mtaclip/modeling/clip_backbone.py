@@ -13,7 +13,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from mtaclip.modeling.clip import build_clip, clip_config
+from mtaclip.modeling.clip import clip_config, clip_from_config
 from mtaclip.modeling.recompute import recomputed
 from mtaclip.modeling.sync_batch_norm import SyncBatchNorm
 
@@ -159,7 +159,7 @@ def build_clip_backbone(cfg, input_shape: ShapeSpec) -> Backbone:
     """The image tower of MODEL.CLIP.ARCH: a ResNet or a ViT, with the norm of MODEL.CLIP.NORM."""
     clip = cfg.MODEL.CLIP
     is_resnet = isinstance(clip_config(clip.ARCH)["vision_cfg"]["layers"], list)
-    tower = build_clip(clip.ARCH, clip.PRETRAINED).visual
+    tower = clip_from_config(cfg, "image").visual
     recompute = cfg.SOLVER.RECOMPUTE
     backbone = CLIPResNet(tower, recompute) if is_resnet else CLIPViT(tower, clip.VIT_TAPS, recompute)
     return convert_norm(backbone, clip.NORM, cfg.MODEL.DEVICE)

@@ -17,7 +17,7 @@ from mtaclip.inference.semantic import SemanticInference, SlidingWindow
 from mtaclip.losses.build import build_criterion
 from mtaclip.losses.criterion import Criterion
 from mtaclip.losses.targets import SemanticTargets, classes_in
-from mtaclip.modeling.clip import build_clip
+from mtaclip.modeling.clip import clip_from_config
 from mtaclip.modeling.mask_text_decoder import MaskTextDecoder
 from mtaclip.modeling.pixel_decoder import PixelDecoder
 from mtaclip.modeling.text_encoder import CLIPTextEncoder, PromptedTexts
@@ -199,9 +199,8 @@ def _build_texts(cfg: CfgNode) -> PromptedTexts:
     """The frozen text tower with learned contexts over the configured vocabulary."""
     text = cfg.MODEL.MTACLIP.TEXT
     names = load_vocabulary(text.VOCABULARY, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
-    clip = build_clip(cfg.MODEL.CLIP.ARCH, cfg.MODEL.CLIP.PRETRAINED)
     return PromptedTexts(
-        CLIPTextEncoder(clip, text.CONTEXT_LENGTH + text.TOKEN_LENGTH),
+        CLIPTextEncoder(clip_from_config(cfg, "text"), text.CONTEXT_LENGTH + text.TOKEN_LENGTH),
         [*names, text.NO_OBJECT],
         num_contexts=text.NUM_CONTEXTS,
         context_length=text.CONTEXT_LENGTH,

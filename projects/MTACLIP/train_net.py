@@ -19,7 +19,7 @@ from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from mtaclip.checkpoint import load_weights
+from mtaclip.checkpoint import check_complete, load_weights
 from mtaclip.engine import Trainer, setup_cfg
 from mtaclip.engine.evaluation import check_expected
 from mtaclip.engine.launch import RunError, launch
@@ -30,9 +30,10 @@ from mtaclip.modeling.performance import speed_up
 
 def evaluate(cfg) -> dict:
     """Scores of MODEL.WEIGHTS on DATASETS.TEST; TEST.EXPECTED_RESULTS are checked."""
+    check_complete(cfg)
     model = Trainer.build_model(cfg)
     if cfg.MODEL.WEIGHTS:
-        load_weights(model, cfg.MODEL.WEIGHTS)
+        load_weights(model, cfg.MODEL.WEIGHTS, allow_pickle=cfg.MODEL.WEIGHTS_ALLOW_PICKLE)
     else:
         logging.getLogger("mtaclip").warning("MODEL.WEIGHTS is empty: these are the scores of an untrained model.")
     speed_up(model, cfg)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from projects.MTACLIP.train_net import main
 
@@ -133,6 +134,11 @@ def test_baseline_and_bf16(train, tmp_path):
     [
         (["OUTPUT_DIR", "{tmp}"], {"DETECTRON2_DATASETS": "/nowhere"}, ["/nowhere", "DETECTRON2_DATASETS"]),
         (["--eval-only", "MODEL.WEIGHTS", "no.pth", "OUTPUT_DIR", "{tmp}"], {}, ["MODEL.WEIGHTS", "no.pth"]),
+        (
+            ["--eval-only", "MODEL.WEIGHTS", "a.pth", "MODEL.WEIGHTS_REINIT", "('text',)", "OUTPUT_DIR", "{tmp}"],
+            {},
+            ["MODEL.WEIGHTS_REINIT ('text',)", "needs every tensor"],
+        ),
     ],
 )
 def test_what_a_user_got_wrong_is_the_last_line(train, run_script, tmp_path, arguments, environment, words):
@@ -159,11 +165,36 @@ def test_a_mistake_that_every_process_finds_is_told_once(run_script, tmp_path):
     assert "--num-processes 2" in done.stderr.strip().splitlines()[-1]
 
 
+def test_clip_weights_that_cannot_be_fetched_are_told_once_before_anything_is_trained(train, tmp_path):
+    """One of two processes looks for them, without a network and in an empty cache."""
+    options = ["MODEL.CLIP.ARCH", "RN50-quickgelu", "MODEL.CLIP.PRETRAINED", "openai", "OUTPUT_DIR", tmp_path]
+    done = train("--num-processes", 2, *SMALL, *options, HF_ENDPOINT="http://127.0.0.1:9", HOME=str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr.count("cannot be downloaded") == 1 and "Traceback" not in done.stderr, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert "fetch open_clip_model.safetensors" in last and "set MODEL.CLIP.PRETRAINED to the path" in last
+    assert "Starting training" not in done.stdout
+
+
+def test_a_training_starts_from_another_one_with_other_queries(train, tmp_path):
+    """From a safetensors file, with the parameters of the queries new."""
+    options = [*SMALL, "SOLVER.MAX_ITER", "1", "DATASETS.TEST", "()"]
+    assert train(*options, "OUTPUT_DIR", tmp_path / "first").returncode == 0
+    first = torch.load(tmp_path / "first" / "model_final.pth", weights_only=True)["model"]
+    save_file({name: tensor.contiguous() for name, tensor in first.items()}, tmp_path / "first.safetensors")
+    more = ["MODEL.WEIGHTS", tmp_path / "first.safetensors", "MODEL.MTACLIP.DECODER.NUM_QUERIES", "9"]
+    done = train(*options, *more, "MODEL.WEIGHTS_REINIT", "('queries',)", "OUTPUT_DIR", tmp_path / "second")
+    assert done.returncode == 0, done.stderr
+    assert "decoder.query_content" in (tmp_path / "second" / "log.txt").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--num-gpus", "64"], ["--num-gpus 64", "--num-gpus 0"]),
         (["--num-gpus", "0", "DATASETS.TEST", "('cityscape',)"], ["DATASETS.TEST", "cityscape"]),
+        (["MODEL.WEIGHTS", "a.pth", "MODEL.WEIGHTS_REINIT", "('class',)"], ["MODEL.WEIGHTS_REINIT", "'class'"]),
+        (["MODEL.WEIGHTS_REINIT", "('classes',)"], ["MODEL.WEIGHTS_REINIT", "MODEL.WEIGHTS, which is empty"]),
     ],
 )
 def test_what_is_wrong_is_found_before_anything_starts(config_path, monkeypatch, capsys, arguments, words):
