@@ -16,8 +16,8 @@ from pathlib import Path
 import mtaclip  # noqa: F401  (before Detectron2: it repairs the 0.6 release)
 
 # isort: split
-from mtaclip.checkpoint.conversion import write_converted
 from mtaclip.checkpoint.foreign import KINDS, read_foreign
+from mtaclip.checkpoint.writing import write_converted
 from mtaclip.demo.problems import run_program
 
 

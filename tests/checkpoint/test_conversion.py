@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mtaclip.checkpoint.conversion import Unused, rename, write_converted
+from mtaclip.checkpoint.conversion import Unused, rename
 from mtaclip.checkpoint.foreign import read_foreign
+from mtaclip.checkpoint.writing import write_converted
 from mtaclip.data.vocabulary import load_vocabulary
 from mtaclip.inference import Predictor
 
