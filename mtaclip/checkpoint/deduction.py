@@ -35,17 +35,17 @@ def facts_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
     Raises:
         ValueError: parts that every model has are missing, or the image tower is of no known kind.
     """
-    width = _shape(state, "pixel_decoder.mask_features.weight")[0]
+    width = shape(state, "pixel_decoder.mask_features.weight")[0]
     facts = {
         "MODEL.META_ARCHITECTURE": "MTACLIP",
         "MODEL.SEM_SEG_HEAD.IN_FEATURES": list(_STAGES),
-        "MODEL.SEM_SEG_HEAD.NUM_CLASSES": _shape(state, "decoder.class_head.weight")[0] - 1,
+        "MODEL.SEM_SEG_HEAD.NUM_CLASSES": shape(state, "decoder.class_head.weight")[0] - 1,
         "MODEL.MTACLIP.HIDDEN_DIM": width,
-        "MODEL.MTACLIP.PIXEL_DECODER.LAYERS": _count(state, r"pixel_decoder\.layers\.(\d+)\..+"),
-        "MODEL.MTACLIP.PIXEL_DECODER.FFN_DIM": _shape(state, "pixel_decoder.layers.0.ffn.0.weight")[0],
-        "MODEL.MTACLIP.DECODER.NUM_QUERIES": _shape(state, "decoder.query_content")[0],
-        "MODEL.MTACLIP.DECODER.LAYERS": _count(state, r"decoder\.layers\.(\d+)\..+"),
-        "MODEL.MTACLIP.DECODER.FFN_DIM": _shape(state, "decoder.layers.0.ffn.0.weight")[0],
+        "MODEL.MTACLIP.PIXEL_DECODER.LAYERS": count(state, r"pixel_decoder\.layers\.(\d+)\..+"),
+        "MODEL.MTACLIP.PIXEL_DECODER.FFN_DIM": shape(state, "pixel_decoder.layers.0.ffn.0.weight")[0],
+        "MODEL.MTACLIP.DECODER.NUM_QUERIES": shape(state, "decoder.query_content")[0],
+        "MODEL.MTACLIP.DECODER.LAYERS": count(state, r"decoder\.layers\.(\d+)\..+"),
+        "MODEL.MTACLIP.DECODER.FFN_DIM": shape(state, "decoder.layers.0.ffn.0.weight")[0],
         "MODEL.MTACLIP.TEXT.ENABLED": "texts.contexts" in state,
     }
     return facts | _text_facts(state) | _backbone_facts(state)
@@ -73,7 +73,7 @@ def guesses_of(state: Mapping[str, Tensor], classes: Sequence[str] = ()) -> dict
     }
     if "texts.contexts" not in state:
         guesses |= {"MODEL.MTACLIP.LOSS.MASK_NORMALIZER": "num_masks", "MODEL.MTACLIP.LOSS.SUPERVISE_INITIAL": True}
-    number = _shape(state, "decoder.class_head.weight")[0] - 1
+    number = shape(state, "decoder.class_head.weight")[0] - 1
     return guesses | _clip_guesses(state) | _dataset_guesses(number, classes)
 
 
@@ -96,7 +96,7 @@ def _text_facts(state: Mapping[str, Tensor]) -> dict[str, Any]:
     if "texts.contexts" not in state:
         return {}
     contexts, length, _ = state["texts.contexts"].shape
-    positions = _shape(state, "texts.encoder.positional_embedding")[0]
+    positions = shape(state, "texts.encoder.positional_embedding")[0]
     return {
         "MODEL.MTACLIP.TEXT.NUM_CONTEXTS": contexts,
         "MODEL.MTACLIP.TEXT.CONTEXT_LENGTH": length,
@@ -115,7 +115,7 @@ def _backbone_facts(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _resnet_facts(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    blocks = tuple(_count(state, rf"backbone\.{stage}\.(\d+)\..+") for stage in _STAGES)
+    blocks = tuple(count(state, rf"backbone\.{stage}\.(\d+)\..+") for stage in _STAGES)
     known = _RESNET_BLOCKS if "backbone.res2.0.conv3.weight" in state else _RESNET_BASIC_BLOCKS
     depth = next((depth for depth, counts in known.items() if counts == blocks), None)
     if depth is None:
@@ -125,9 +125,9 @@ def _resnet_facts(state: Mapping[str, Tensor]) -> dict[str, Any]:
         "MODEL.BACKBONE.FREEZE_AT": 0,
         "MODEL.RESNETS.DEPTH": depth,
         "MODEL.RESNETS.OUT_FEATURES": list(_STAGES),
-        "MODEL.RESNETS.STEM_OUT_CHANNELS": _shape(state, "backbone.stem.conv1.weight")[0],
-        "MODEL.RESNETS.WIDTH_PER_GROUP": _shape(state, "backbone.res2.0.conv1.weight")[0],
-        "MODEL.RESNETS.RES2_OUT_CHANNELS": _shape(
+        "MODEL.RESNETS.STEM_OUT_CHANNELS": shape(state, "backbone.stem.conv1.weight")[0],
+        "MODEL.RESNETS.WIDTH_PER_GROUP": shape(state, "backbone.res2.0.conv1.weight")[0],
+        "MODEL.RESNETS.RES2_OUT_CHANNELS": shape(
             state, f"backbone.res2.0.conv{3 if known is _RESNET_BLOCKS else 2}.weight"
         )[0],
         "MODEL.RESNETS.STRIDE_IN_1X1": False,
@@ -136,11 +136,11 @@ def _resnet_facts(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 def _swin_facts(state: Mapping[str, Tensor]) -> dict[str, Any]:
     stages = range(len(_STAGES))
-    tables = [_shape(state, f"backbone.stages.{stage}.0.attn.relative_position_bias_table") for stage in stages]
+    tables = [shape(state, f"backbone.stages.{stage}.0.attn.relative_position_bias_table") for stage in stages]
     return {
         "MODEL.BACKBONE.NAME": "build_swin_backbone",
-        "MODEL.SWIN.EMBED_DIM": _shape(state, "backbone.patches.0.weight")[0],
-        "MODEL.SWIN.DEPTHS": [_count(state, rf"backbone\.stages\.{stage}\.(\d+)\..+") for stage in stages],
+        "MODEL.SWIN.EMBED_DIM": shape(state, "backbone.patches.0.weight")[0],
+        "MODEL.SWIN.DEPTHS": [count(state, rf"backbone\.stages\.{stage}\.(\d+)\..+") for stage in stages],
         "MODEL.SWIN.HEADS": [heads for _, heads in tables],
         "MODEL.SWIN.WINDOW": (math.isqrt(tables[0][0]) + 1) // 2,  # (2 * window - 1) ** 2 relative positions
     }
@@ -148,20 +148,25 @@ def _swin_facts(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 def _clip_guesses(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """The tower's name at open_clip, for the towers that released checkpoints have."""
-    layers = tuple(_count(state, rf"backbone\.tower\.layer{stage}\.(\d+)\..+") for stage in range(1, 5))
-    blocks = _count(state, r"backbone\.blocks\.(\d+)\..+")
+    layers = tuple(count(state, rf"backbone\.tower\.layer{stage}\.(\d+)\..+") for stage in range(1, 5))
+    blocks = count(state, r"backbone\.blocks\.(\d+)\..+")
     known = {(3, 4, 6, 3): "RN50-quickgelu", (3, 4, 23, 3): "RN101-quickgelu"}
     name = "ViT-B-16-quickgelu" if blocks == 12 else known.get(layers)
     return {} if name is None else {"MODEL.CLIP.ARCH": name}
 
 
-def _shape(state: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
+def shape(state: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
+    """Shape of a tensor.
+
+    Raises:
+        ValueError: it is not there.
+    """
     if name not in state:
         raise ValueError(f"it lacks {name}")
     return tuple(state[name].shape)
 
 
-def _count(state: Mapping[str, Tensor], pattern: str) -> int:
+def count(state: Mapping[str, Tensor], pattern: str) -> int:
     """How many numbers the first group of a pattern has among the names."""
     compiled = re.compile(pattern)
     return len({match[1] for name in state if (match := compiled.fullmatch(name))})

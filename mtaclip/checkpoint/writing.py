@@ -23,19 +23,16 @@ def write_converted(
     *,
     config_file: str | Path | None = None,
     opts: Sequence[str] = (),
-) -> list[str]:
+) -> None:
     """Check a conversion against the model that its config builds, and write both to a checkpoint.
 
     Args:
-        conversion: what to write.
+        conversion: what to write; `notes` gets what is to be said about it.
         source: where it comes from, for messages.
         target: the file; it appears complete or not at all. Class names that belong to no known dataset get a
             vocabulary file beside it.
         config_file: a config for all that the checkpoint does not decide; without one, guesses hold.
         opts: config keys and values in turn, which win over everything else.
-
-    Returns:
-        Sentences about what somebody should know before using it.
 
     Raises:
         FileNotFoundError: no such config file.
@@ -43,7 +40,6 @@ def write_converted(
         OSError: the file system refuses the file.
     """
     target = Path(target)
-    notes = list(conversion.notes)
     try:
         facts = facts_of(conversion.state) | conversion.facts
         guesses = guesses_of(conversion.state, conversion.classes) | conversion.guesses
@@ -68,9 +64,8 @@ def write_converted(
     target.parent.mkdir(parents=True, exist_ok=True)
     if vocabulary is not None:
         replace_file(vocabulary, "".join(f"{name}\n" for name in conversion.classes).encode())
-        notes.append(f"The class names are in {vocabulary}, as MODEL.MTACLIP.TEXT.VOCABULARY takes them.")
+        conversion.notes.append(f"The class names are in {vocabulary}, as MODEL.MTACLIP.TEXT.VOCABULARY takes them.")
     save_atomically({"model": model.state_dict(), "config": cfg.dump()}, target)
-    return notes
 
 
 def _build(cfg: CfgNode) -> nn.Module:

@@ -15,9 +15,11 @@ from torch import Tensor
 
 from mtaclip.checkpoint.conversion import Unused, rename
 from mtaclip.checkpoint.foreign import read_foreign
+from mtaclip.checkpoint.starting import load_start
 from mtaclip.checkpoint.writing import write_converted
 from mtaclip.data.vocabulary import load_vocabulary
 from mtaclip.inference import Predictor
+from mtaclip.modeling.build import build_model
 
 DATA = Path(__file__).parent / "data"
 ENCODER = "model.pixel_level_module.encoder."
@@ -200,6 +202,19 @@ def test_the_oldest_name_of_the_queries_is_known(folder):
     state["sem_seg_head.predictor.static_query.weight"] = state.pop("sem_seg_head.predictor.query_feat.weight")
     torch.save({"model": state}, source / "old.pth")
     assert "decoder.query_content" in read_foreign(source / "old.pth", "mask2former").state
+
+
+@pytest.mark.parametrize("tower", ["resnet", "swin"])
+def test_a_baseline_starts_a_model_with_texts(folder, tower):
+    baseline = convert(folder(tower), "maskformer-hf")
+    cfg = baseline.cfg
+    cfg.defrost()
+    cfg.merge_from_list(["MODEL.MTACLIP.TEXT.ENABLED", True, "MODEL.CLIP.ARCH", "mtaclip-tiny"])
+    model = build_model(cfg)
+    load_start(model, baseline.model.state_dict(), "baseline", ["text"])
+    for name, tensor in baseline.model.state_dict().items():
+        rows = slice(cfg.MODEL.MTACLIP.DECODER.NUM_QUERIES if name == "decoder.query_position" else None)
+        assert torch.equal(model.state_dict()[name][rows], tensor)
 
 
 @pytest.mark.parametrize("count", [150, 19])

@@ -3,17 +3,26 @@
 import json
 import os
 import pickle
+import re
+import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from mtaclip.checkpoint.released import convert_released
+from mtaclip.engine import setup_cfg
 from mtaclip.inference import Predictor
-from projects.MTACLIP.convert_checkpoint import main
+from mtaclip.modeling.clip import build_clip
+from projects.MTACLIP import train_net
+from projects.MTACLIP.convert_checkpoint import main, make_parser
 
+ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = "projects/MTACLIP/convert_checkpoint.py"
 GOLDEN = Path(__file__).parents[1] / "oracles" / "data" / "oracle_e2e.pt"
+HUGGING_FACE_CLIP = Path(__file__).parents[1] / "modeling" / "data" / "hugging_face_clip"
 # A file as MMEngine leaves it: its message hub has history buffers, whose statistics are methods of their class.
 WRITER = """
 import sys, types
@@ -188,3 +197,39 @@ def test_a_truncated_file_is_named(tmp_path, capsys, released, length):
     (tmp_path / "file.pth").write_bytes(released.read_bytes()[:length])
     message = refused(capsys, "--from", "mtaclip-mmseg", tmp_path / "file.pth", tmp_path / "out.pth")
     assert "file.pth: not a checkpoint" in message
+
+
+def test_a_clip_folder_becomes_a_file_of_open_clip(tmp_path, capsys):
+    target = tmp_path / f"{tmp_path.name}.pth"  # open_clip remembers names for ever
+    assert main(["--from", "clip-hf", str(HUGGING_FACE_CLIP), str(target), "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "text_model.final_layer_norm.bias -> ln_final.bias" in lines
+    assert len([line for line in lines if " -> " in line]) == len(load_file(HUGGING_FACE_CLIP / "model.safetensors"))
+    expected = load_file(HUGGING_FACE_CLIP / "expected.safetensors")
+    model = build_clip(str(target.with_suffix(".json")), str(target)).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(model.encode_image(expected["images"]), expected["image_embeddings"])
+        torch.testing.assert_close(model.encode_text(expected["tokens"]), expected["text_embeddings"])
+
+
+def test_half_a_clip_folder_is_an_error(tmp_path, capsys):
+    shutil.copy(HUGGING_FACE_CLIP / "config.json", tmp_path)
+    state = load_file(HUGGING_FACE_CLIP / "model.safetensors")
+    call = ["--from", "clip-hf", tmp_path, tmp_path / "out.pth"]
+    save_file({k: v for k, v in state.items() if "post_layernorm.bias" not in k}, tmp_path / "model.safetensors")
+    assert "1 tensors missing (visual.ln_post.bias)" in refused(capsys, *call)
+    save_file({k: v for k, v in state.items() if not k.startswith("text")}, tmp_path / "model.safetensors")
+    assert "not a complete CLIP model of Hugging Face, it lacks positional_embedding." in refused(capsys, *call)
+    assert "leave --config-file and --opts out" in refused(capsys, *call, "--opts", "SEED", "1")
+    assert not (tmp_path / "out.pth").exists() and not (tmp_path / "out.json").exists()
+
+
+def test_every_documented_command_is_understood():
+    page = (ROOT / "projects/MTACLIP/README.md").read_text(encoding="utf-8")
+    section = page.partition("### Checkpoints of other projects")[2].partition("### ")[0]
+    commands = re.findall(rf"python {PROGRAM} (--.*)", section + (ROOT / PROGRAM).read_text(encoding="utf-8"))
+    kinds = [make_parser().parse_args(shlex.split(command)).kind for command in commands]
+    assert len(kinds) == 8 and set(kinds) == {"mtaclip-mmseg", "mask2former", "maskformer-hf", "clip-hf"}
+    (command,) = re.findall(r"python train_net\.py (--.*)", section)
+    args = train_net.make_parser().parse_args(shlex.split(command))
+    assert setup_cfg(ROOT / args.config_file, args.opts).MODEL.BACKBONE.NAME == "build_swin_backbone"
