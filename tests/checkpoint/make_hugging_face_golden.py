@@ -24,7 +24,7 @@ from transformers import (
 FOLDER = Path(__file__).parent / "data"
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
 TOWER = "model.pixel_level_module.encoder."
-SIZE = (68, 83)  # pads maps and windows
+SIZE = (68, 75)  # pads maps and windows; in the third stage, one window is larger than the map
 MEAN, STD = [0.4, 0.5, 0.6], [0.25, 0.2, 0.25]
 
 
@@ -71,7 +71,7 @@ def main() -> None:
     """Write the folders."""
     torch.manual_seed(0)
     swin = random_model(
-        SwinConfig(embed_dim=4, depths=[1, 2, 1, 1], num_heads=[1, 2, 2, 4], window_size=3, out_features=STAGES)
+        SwinConfig(embed_dim=4, depths=[1, 2, 2, 1], num_heads=[1, 2, 2, 4], window_size=6, out_features=STAGES)
     )
     resnet = random_model(
         ResNetConfig(embedding_size=4, hidden_sizes=[4, 8, 16, 32], depths=[3, 4, 6, 3], out_features=STAGES)

@@ -179,7 +179,7 @@ def test_detectron2_models_compute_the_same(folder, tower, suffix):
     if tower == "resnet":  # frozen BatchNorm counts no batches
         state = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
     state["criterion.empty_weight"] = torch.ones(4)
-    state["backbone.layers.0.blocks.0.attn.relative_position_index"] = torch.zeros(9, 9, dtype=torch.long)
+    state["backbone.layers.0.blocks.0.attn.relative_position_index"] = torch.zeros(36, 36, dtype=torch.long)
     file = source.parent / f"model_final{suffix}"
     if suffix == ".pkl":  # as Detectron2's model zoo has them
         arrays = {name: tensor.numpy() for name, tensor in state.items()}
