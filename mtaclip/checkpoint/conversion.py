@@ -100,7 +100,7 @@ def rename(state: Mapping[str, Tensor], rules: Sequence[Rule], kind: str) -> Con
         else:
             names[key], _, number = match.expand(new).partition("#")
             if int(number or 0) in pieces[names[key]]:
-                raise ValueError(f"{key} is there under an older name, too; both would become {names[key]}")
+                raise ValueError(f"{key} and another tensor would both become {names[key]}")
             pieces[names[key]][int(number or 0)] = tensor
     if unexplained:
         raise ValueError(f"no rule for {kind} explains {len(unexplained)} of its tensors: {_some(unexplained)}")

@@ -136,10 +136,11 @@ def convert_hugging_face(
         raise ValueError(f"config.json: the backbone is {kind!r}, and only {' and '.join(_RULES)} can be converted")
     _check(tower, _ONLY_IN_TOWER[kind], "backbone_config.")
     conversion = rename(state, _RULES[kind], KIND)
+    heads = config.get("num_attention_heads", 8)
     conversion.facts = {
-        "MODEL.MTACLIP.PIXEL_DECODER.HEADS": config["num_attention_heads"],
+        "MODEL.MTACLIP.PIXEL_DECODER.HEADS": heads,
         "MODEL.MTACLIP.PIXEL_DECODER.POINTS": _POINTS,
-        "MODEL.MTACLIP.DECODER.HEADS": config["num_attention_heads"],
+        "MODEL.MTACLIP.DECODER.HEADS": heads,
     }
     if kind == "resnet":
         conversion.facts["MODEL.RESNETS.STRIDE_IN_1X1"] = bool(tower.get("downsample_in_bottleneck", False))
@@ -147,10 +148,10 @@ def convert_hugging_face(
         conversion.facts["MODEL.SWIN.DROP_PATH"] = float(tower.get("drop_path_rate", 0.1))
     conversion.classes = _classes(config)
     if processor is None:
-        conversion.notes.append("There is no preprocessor_config.json: images are treated as our config says.")
+        conversion.notes.append("There is no preprocessor_config.json: size and normalisation of images are assumed.")
     else:
-        conversion.guesses, notes = _preprocessing(processor)
-        conversion.notes += notes
+        conversion.facts |= _normalisation(processor)
+        conversion.guesses, conversion.notes = _size(processor)
     return conversion
 
 
@@ -167,26 +168,31 @@ def _classes(config: Mapping[str, Any]) -> list[str]:
     return [] if all(name == f"LABEL_{number}" for number, name in enumerate(names)) else names
 
 
-def _preprocessing(processor: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Config keys of an image processor, and what they cannot say."""
-    whole = 1 / processor.get("rescale_factor", 1 / 255) if processor.get("do_rescale", True) else 1.0
-    keys: dict[str, Any] = {"MODEL.PIXEL_MEAN": [0.0] * 3, "MODEL.PIXEL_STD": [whole] * 3}
+def _normalisation(processor: Mapping[str, Any]) -> dict[str, Any]:
+    """Mean and deviation for pixels in 0..255, of an image processor that may scale them first."""
+    scale = 1 / processor.get("rescale_factor", 1 / 255) if processor.get("do_rescale", True) else 1.0
+    mean, std = [0.0] * 3, [1.0] * 3
     if processor.get("do_normalize", True):
-        keys = {
-            f"MODEL.PIXEL_{name.upper()}": [round(whole * value, 6) for value in processor[f"image_{name}"]]
-            for name in ("mean", "std")
-        }
+        mean, std = processor["image_mean"], processor["image_std"]
+    return {
+        "MODEL.PIXEL_MEAN": [round(scale * value, 6) for value in mean],
+        "MODEL.PIXEL_STD": [round(scale * value, 6) for value in std],
+    }
+
+
+def _size(processor: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The size that an image processor gives images, and what of that cannot be done here."""
     size = processor.get("size") or {}
     if not processor.get("do_resize", True):
-        return keys | {"INPUT.MIN_SIZE_TEST": 0}, []
+        return {"INPUT.MIN_SIZE_TEST": 0}, []
     if "shortest_edge" in size:
         longest = size.get("longest_edge") or 1333
-        return keys | {"INPUT.MIN_SIZE_TEST": size["shortest_edge"], "INPUT.MAX_SIZE_TEST": longest}, []
+        return {"INPUT.MIN_SIZE_TEST": size["shortest_edge"], "INPUT.MAX_SIZE_TEST": longest}, []
     if "height" in size and "width" in size:
         edges = sorted((size["height"], size["width"]))
         note = (
             f"There, every image becomes {size['height']} x {size['width']} pixels (height x width); here, it keeps "
             f"its shape within edges of {edges[0]} and {edges[1]} pixels (INPUT.MIN_SIZE_TEST, MAX_SIZE_TEST)."
         )
-        return keys | {"INPUT.MIN_SIZE_TEST": edges[0], "INPUT.MAX_SIZE_TEST": edges[1]}, [note]
-    return keys, ["preprocessor_config.json names no size: images are resized as our config says."]
+        return {"INPUT.MIN_SIZE_TEST": edges[0], "INPUT.MAX_SIZE_TEST": edges[1]}, [note]
+    return {}, ["preprocessor_config.json names no size of images: it is assumed."]

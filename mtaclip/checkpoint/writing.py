@@ -56,10 +56,15 @@ def write_converted(
             vocabulary = target.with_suffix(".txt")
             guesses["MODEL.MTACLIP.TEXT.VOCABULARY"] = str(vocabulary)
         _set(cfg, guesses)
+        if guesses["DATASETS.TEST"] and not conversion.classes:
+            conversion.notes.append(
+                f"Its {facts['MODEL.SEM_SEG_HEAD.NUM_CLASSES']} classes are taken for those of "
+                f"{guesses['DATASETS.TEST'][0]}; --config-file can say otherwise."
+            )
     _set(cfg, facts | {"MODEL.WEIGHTS": "", "MODEL.CLIP.PRETRAINED": ""})
     merge_options(cfg, opts)
     check_cfg(cfg)
-    model = _build(cfg)
+    model = _build(cfg, source)
     load_state(model, conversion.state, str(source))
     target.parent.mkdir(parents=True, exist_ok=True)
     if vocabulary is not None:
@@ -68,10 +73,13 @@ def write_converted(
     save_atomically({"model": model.state_dict(), "config": cfg.dump()}, target)
 
 
-def _build(cfg: CfgNode) -> nn.Module:
+def _build(cfg: CfgNode, source: str | Path) -> nn.Module:
     on_cpu = cfg.clone()
     on_cpu.MODEL.DEVICE = "cpu"
-    return build_model(on_cpu)
+    try:
+        return build_model(on_cpu)
+    except (ArithmeticError, AssertionError, RuntimeError, TypeError) as error:
+        raise ValueError(f"{source}: its model cannot be built ({' '.join(str(error).split())}).") from error
 
 
 def _are_texts(names: Sequence[str], classes: int) -> bool:

@@ -24,7 +24,7 @@ from transformers import (
 FOLDER = Path(__file__).parent / "data"
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
 TOWER = "model.pixel_level_module.encoder."
-SIZE = (68, 75)  # pads maps and windows; in the third stage, one window is larger than the map
+SIZE = (66, 70)  # pads maps and windows; in the third stage, one window is larger than the map
 MEAN, STD = [0.4, 0.5, 0.6], [0.25, 0.2, 0.25]
 
 

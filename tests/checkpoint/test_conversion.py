@@ -248,6 +248,7 @@ def test_names_that_are_no_texts_make_no_vocabulary(folder):
         ({"size": {"shortest_edge": 512, "longest_edge": 2048}}, (512, 2048), ""),
         ({"do_resize": False}, (0, 1333), ""),
         ({"size": None}, (800, 1333), "names no size"),
+        ({"do_normalize": False}, (64, 128), ""),
     ],
 )
 def test_sizes_of_the_image_processor(folder, processor, expected, note):
@@ -275,7 +276,8 @@ def test_a_config_file_decides_what_tensors_do_not(folder, tmp_path, config_path
     file.write_text(f"_BASE_: {base}\nMODEL: {{SEM_SEG_HEAD: {{NUM_CLASSES: 7}}, DEVICE: cpu}}\nSEED: 5\n")
     write_converted(read_foreign(source, "maskformer-hf"), source, target, config_file=file, opts=["SEED", "6"])
     cfg = Predictor.from_checkpoint(target, device="cpu").cfg
-    assert (cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, cfg.SOLVER.MAX_ITER, cfg.SEED) == (3, 40000, 6)
+    assert (cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, cfg.SOLVER.WEIGHT_DECAY, cfg.SEED) == (3, 0.02, 6)
+    assert cfg.MODEL.PIXEL_MEAN[1] == pytest.approx(127.5)  # the image processor's, not the file's
     assert [file.name for file in target.parent.iterdir()] == ["converted.pth"]
 
 
@@ -288,6 +290,7 @@ def test_a_config_file_decides_what_tensors_do_not(folder, tmp_path, config_path
         ({"backbone_config": None}, r"the backbone is None"),
         ({"backbone_config": {"model_type": "swin", "mlp_ratio": 2.0}}, r"backbone_config\.mlp_ratio is 2\.0"),
         ({"id2label": ["road"]}, r"not as maskformer-hf writes it"),
+        ({"backbone_config": ["swin"]}, r"not as maskformer-hf writes it"),
         ({"backbone_config": {"model_type": "resnet"}}, r"no rule for .* explains \d+ of its tensors: model\.pixel"),
     ],
 )
@@ -296,6 +299,16 @@ def test_a_model_that_cannot_be_ours_is_refused(folder, change, message):
     edit(source, "config.json", lambda config: config.update(change))
     with pytest.raises(ValueError, match=message):
         read_foreign(source, "maskformer-hf")
+
+
+@pytest.mark.parametrize(
+    ("heads", "message"), [(0, r"swin: its model cannot be built"), (5, r"HIDDEN_DIM 32"), ("many", r"HEADS")]
+)
+def test_impossible_heads_are_refused(folder, heads, message):
+    source = folder("swin")
+    edit(source, "config.json", lambda config: config.update(num_attention_heads=heads))
+    with pytest.raises(ValueError, match=message):
+        convert(source, "maskformer-hf")
 
 
 def test_damaged_folders_are_named(folder, tmp_path):
@@ -334,7 +347,7 @@ def test_rules():
     rules = [(r"a\.(\d)", r"b.\1"), (r"old\.(\d)", r"b.\1"), (r"x", Unused("it is old"))]
     conversion = rename({"a.1": torch.ones(2), "x": torch.ones(1)}, rules[:3], "a test")
     assert conversion.state.keys() == {"b.1"} and conversion.dropped == {"x": "it is old"}
-    with pytest.raises(ValueError, match=r"old\.1 is there under an older name, too; both would become b\.1"):
+    with pytest.raises(ValueError, match=r"old\.1 and another tensor would both become b\.1"):
         rename({"a.1": torch.ones(2), "old.1": torch.ones(2)}, rules, "a test")
     with pytest.raises(ValueError, match=r"no rule for a test explains 4 of its tensors: c, d, e, \.\.\."):
         rename(dict.fromkeys("cdef", torch.ones(1)), rules, "a test")
