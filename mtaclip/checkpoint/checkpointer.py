@@ -196,7 +196,7 @@ def _damage(path: Path) -> str | None:
     try:
         with ZipFile(path) as archive:
             return None if archive.testzip() is None else "damaged"
-    except (BadZipFile, EOFError):
+    except (BadZipFile, EOFError, NotImplementedError):
         return "damaged or incomplete"
 
 

@@ -112,6 +112,8 @@ def _joined(name: str, pieces: dict[int, Tensor]) -> Tensor:
         return pieces[0]
     if sorted(pieces) != [0, 1, 2]:
         raise ValueError(f"{name} would be put together from queries, keys and values, of which not all are there")
+    if len({tensor.shape for tensor in pieces.values()}) > 1:
+        raise ValueError(f"{name} would be put together from queries, keys and values of different shapes")
     return torch.cat([pieces[number] for number in range(3)])
 
 

@@ -115,7 +115,7 @@ def is_torchscript(path: str | Path) -> bool:
     """Whether a file is an archive of `torch.jit.save`.
 
     Raises:
-        ValueError: a zip file that is cut off.
+        ValueError: a zip file that is damaged.
     """
     with open(path, "rb") as file:
         if file.read(len(_ZIP)) != _ZIP:
@@ -123,7 +123,7 @@ def is_torchscript(path: str | Path) -> bool:
     try:
         with ZipFile(path) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
-    except BadZipFile as error:
+    except (BadZipFile, EOFError, NotImplementedError, ValueError) as error:
         raise _damaged(path, error) from error
 
 

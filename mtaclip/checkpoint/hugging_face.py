@@ -62,5 +62,5 @@ def convert_hugging_face(state: Mapping[str, Tensor]) -> Conversion:
     conversion = rename(state, _RULES, KIND)
     for name in _TRANSPOSED:
         if name in conversion.state:
-            conversion.state[name] = conversion.state[name].T.contiguous()
+            conversion.state[name] = conversion.state[name].mT.contiguous()
     return conversion

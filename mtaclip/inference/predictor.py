@@ -92,11 +92,11 @@ class Predictor:
         except (AttributeError, KeyError, AssertionError, ValueError, YAMLError) as error:
             raise ValueError(f"{path}: its config cannot be used: {_first_line(error)}.") from error
         try:
-            cfg.merge_from_list(
-                [*opts, "MODEL.WEIGHTS", str(path), "MODEL.WEIGHTS_REINIT", "()", "MODEL.DEVICE", device]
-            )
+            cfg.merge_from_list([*opts, "MODEL.WEIGHTS", str(path), "MODEL.DEVICE", device])
         except (KeyError, AssertionError, ValueError) as error:
             raise ValueError(f"opts: {_first_line(error)}.") from error
+        cfg.MODEL.WEIGHTS_REINIT = ()  # of the training; and whatever the file says, it is not to name pickles
+        cfg.MODEL.WEIGHTS_ALLOW_PICKLE = False
         predictor = cls.__new__(cls)
         predictor._build(cfg, checkpoint)
         return predictor

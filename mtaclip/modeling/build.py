@@ -6,7 +6,7 @@ from torch import nn
 
 from mtaclip.modeling.clip import fetch_pretrained
 
-_NEEDS_CLIP = {"classes", "contexts", "text"}  # parts of MODEL.WEIGHTS that, renewed, may need more of its text tower
+_NEED_CLIP = {"classes", "contexts", "text"}  # parts that, when they start anew, may need more of its text tower
 
 
 def build_model(cfg: CfgNode) -> nn.Module:
@@ -18,12 +18,13 @@ def build_model(cfg: CfgNode) -> nn.Module:
         cfg: a complete configuration; it is not changed.
 
     Raises:
-        FileNotFoundError, ValueError: CLIP's weights are not there or do not fit.
+        ValueError: CLIP's weights are not there or do not fit.
     """
-    if cfg.MODEL.WEIGHTS and _NEEDS_CLIP.isdisjoint(cfg.MODEL.WEIGHTS_REINIT):
+    has_texts = cfg.MODEL.MTACLIP.TEXT.ENABLED
+    if cfg.MODEL.WEIGHTS and not (has_texts and _NEED_CLIP.intersection(cfg.MODEL.WEIGHTS_REINIT)):
         cfg = cfg.clone()
         cfg.defrost()
         cfg.MODEL.CLIP.PRETRAINED = ""
-    elif cfg.MODEL.BACKBONE.NAME == "build_clip_backbone" or cfg.MODEL.MTACLIP.TEXT.ENABLED:
+    elif has_texts or cfg.MODEL.BACKBONE.NAME == "build_clip_backbone":
         fetch_pretrained(cfg)
     return build_registered(cfg)

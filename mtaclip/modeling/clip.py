@@ -93,21 +93,23 @@ def clip_from_config(cfg: CfgNode, tower: Tower) -> nn.Module:
 
 
 def fetch_pretrained(cfg: CfgNode) -> None:
-    """Download the weights of MODEL.CLIP.PRETRAINED, if it is a tag, in one process of each machine; the others wait.
+    """Find the weights of MODEL.CLIP.PRETRAINED in one process of each machine, where a tag may have to be downloaded.
+
+    All processes call it; the others wait.
 
     Raises:
-        FileNotFoundError: in every process, if they are not there for one and cannot be downloaded.
+        ValueError: in every process, if one did not find them or they do not suit MODEL.CLIP.ARCH.
     """
-    name, tag = _register(cfg.MODEL.CLIP.ARCH), cfg.MODEL.CLIP.PRETRAINED
+    clip = cfg.MODEL.CLIP
     problem = ""
-    if comm.get_local_rank() == 0 and open_clip.get_pretrained_cfg(name, tag):
+    if comm.get_local_rank() == 0 and clip.PRETRAINED:
         try:
-            find_pretrained(name, tag, cfg.MODEL.CLIP.CACHE_DIR)
-        except FileNotFoundError as error:
+            _weight_file(clip.ARCH, clip.PRETRAINED, clip.CACHE_DIR)
+        except (FileNotFoundError, ValueError) as error:
             problem = str(error)
     problems = [other for other in comm.all_gather(problem) if other]
     if problems:
-        raise FileNotFoundError(problems[0])
+        raise ValueError(problems[0])
 
 
 def _check_activation(arch: str, pretrained: str, quick_gelu: bool) -> None:

@@ -57,13 +57,13 @@ def read_clip(path: Path, *, allow_pickle: bool = False) -> ClipWeights:
     if is_hugging_face(state):
         try:
             state = convert_hugging_face(state).state
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:  # the latter where shapes are none of a CLIP model
             raise ValueError(f"{path}: {error}.") from error
         return ClipWeights(state, *_hugging_face_model(folder / "config.json"))
     if path.is_file() and is_torchscript(path):
         return ClipWeights(state, quick_gelu=True, heads={})  # only OpenAI published such archives
     config = folder / "open_clip_config.json"
-    quick_gelu = _read_json(config).get("model_cfg", {}).get("quick_gelu", False) if config.is_file() else None
+    quick_gelu = bool(_section(_read_json(config), "model_cfg").get("quick_gelu")) if config.is_file() else None
     return ClipWeights(state, quick_gelu, heads={})
 
 
@@ -72,11 +72,11 @@ def _hugging_face_model(config: Path) -> tuple[bool, dict[Tower, int]]:
     if not config.is_file():
         raise FileNotFoundError(f"{config}: not there; it belongs to the weights and says which activation they need.")
     content = _read_json(config)
-    towers: dict[Tower, dict] = {"image": content.get("vision_config") or {}, "text": content.get("text_config") or {}}
-    activations = {tower.get("hidden_act", "quick_gelu") for tower in towers.values()}
+    towers: dict[Tower, dict] = {"image": _section(content, "vision_config"), "text": _section(content, "text_config")}
+    activations = {str(tower.get("hidden_act", "quick_gelu")) for tower in towers.values()}  # the library's default
     if content.get("model_type") != "clip" or not activations <= set(_ACTIVATIONS) or len(activations) != 1:
         raise ValueError(
-            f"{config}: model_type {content.get('model_type')!r} with hidden_act {sorted(map(str, activations))}, "
+            f"{config}: model_type {content.get('model_type')!r} with hidden_act {sorted(activations)}, "
             "where a 'clip' with 'quick_gelu' or 'gelu' in both towers is needed."
         )
     heads = {name: tower["num_attention_heads"] for name, tower in towers.items() if "num_attention_heads" in tower}
@@ -91,6 +91,11 @@ def _read_json(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{file}: holds a {type(content).__name__}, not the config of a model.")
     return content
+
+
+def _section(content: dict[str, Any], key: str) -> dict[str, Any]:
+    section = content.get(key)
+    return section if isinstance(section, dict) else {}
 
 
 def load_clip(model: nn.Module, weights: ClipWeights, source: str, arch: str, tower: Tower | None = None) -> None:
@@ -136,7 +141,7 @@ def _fit_positions(state: dict[str, Tensor], model: nn.Module) -> None:
     own = model.state_dict()
     for name in {*_GRIDS, _TEXT_POSITIONS} & own.keys() & state.keys():
         given, rows = state[name], len(own[name])
-        if given.dim() != 2 or len(given) == rows:
+        if given.dim() != 2 or len(given) < 2 or len(given) == rows:
             continue
         if name == _TEXT_POSITIONS:
             state[name] = given[:rows]
@@ -144,7 +149,7 @@ def _fit_positions(state: dict[str, Tensor], model: nn.Module) -> None:
             side = math.isqrt(rows - 1)
             grid = getattr(model.visual, "grid_size", (side, side))
             state[name] = _resized(given, grid)
-        _logger.info("%s: %d of %d positions", name, rows, len(given))
+        _logger.info("%s: %d positions from %d", name, rows, len(given))
 
 
 def _resized(table: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -55,6 +55,7 @@ def test_a_file_is_known_by_its_content(tmp_path, how, name):
     assert is_torchscript(tmp_path / name) == (how == "script")
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace:FutureWarning")
 def test_a_traced_archive(tmp_path):
     model = tower()
     save(model, "trace", tmp_path / "traced.pt")

@@ -1,5 +1,6 @@
 """MODEL.WEIGHTS_REINIT: named parts of a model start anew, everything else is the checkpoint's or is refused."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -166,6 +167,26 @@ def test_a_prediction_needs_every_tensor(config_path, make, three, tmp_path):
         Predictor(cfg)
     Checkpointer(make(), str(tmp_path), config=cfg).save("model_final")
     Predictor.from_checkpoint(tmp_path / "model_final.pth", device="cpu")
+
+
+class Payload:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+def test_the_config_in_a_strangers_checkpoint_cannot_allow_pickles(config_path, make, tmp_path):
+    harm = tmp_path / "harm"
+    torch.save({"visual.proj": Payload(harm)}, tmp_path / "clip.pt")
+    opts = ["MODEL.WEIGHTS_ALLOW_PICKLE", "True", "MODEL.WEIGHTS", "any.pth", "MODEL.WEIGHTS_REINIT", "('text',)"]
+    cfg = config(config_path, "mtaclip", *opts, "MODEL.CLIP.PRETRAINED", str(tmp_path / "clip.pt"))
+    Checkpointer(make(), str(tmp_path), config=cfg).save("model_final")
+    Predictor.from_checkpoint(tmp_path / "model_final.pth", device="cpu")
+    assert not harm.exists()
 
 
 def test_safetensors_serve_a_predictor_as_a_checkpoint_does(config_path, make, tmp_path):

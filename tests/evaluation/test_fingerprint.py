@@ -51,6 +51,7 @@ def test_every_tensor_matters(cfg, name):
         (["SOLVER.AMP.ENABLED", "True"], False),
         (["SOLVER.TF32", "True"], False),
         (["MODEL.WEIGHTS", "model_best.pth"], True),
+        (["MODEL.WEIGHTS_ALLOW_PICKLE", "True", "MODEL.CLIP.CACHE_DIR", "elsewhere"], True),
         (["TEST.EVAL_PERIOD", "7"], True),
         (["TEST.BOUNDARY_IOU", "True"], True),
         (["TEST.SAVE_PREDICTIONS", "True"], True),
