@@ -30,7 +30,7 @@ def read_foreign(path: str | Path, kind: str) -> Conversion:
         return convert(*content)
     except ValueError as error:
         raise ValueError(f"{path}: {str(error).rstrip('.')}.") from error
-    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
         raise ValueError(f"{path}: not as {kind} writes it ({type(error).__name__}: {error}).") from error
 
 
