@@ -14,6 +14,7 @@ def add_mtaclip_config(cfg: CN) -> None:
     _add_data(cfg)
     _add_weights(cfg)
     _add_clip(cfg)
+    _add_swin(cfg)
     _add_model(cfg)
     _add_losses(cfg)
     _add_solver(cfg)
@@ -67,6 +68,21 @@ def _add_clip(cfg: CN) -> None:
     cfg.MODEL.CLIP.NORM = "SyncBN"
     # ViT only: indices of the four transformer blocks whose outputs feed the feature pyramid.
     cfg.MODEL.CLIP.VIT_TAPS = (3, 5, 7, 11)
+
+
+def _add_swin(cfg: CN) -> None:
+    # The image tower of MODEL.BACKBONE.NAME "build_swin_backbone"; the defaults are Swin-T.
+    cfg.MODEL.SWIN = CN()
+    # Channels of the first of four stages; every further stage has twice as many.
+    cfg.MODEL.SWIN.EMBED_DIM = 96
+    # Blocks of the stages.
+    cfg.MODEL.SWIN.DEPTHS = (2, 2, 6, 2)
+    # Attention heads of the stages.
+    cfg.MODEL.SWIN.HEADS = (3, 6, 12, 24)
+    # Edge of an attention window, in tokens.
+    cfg.MODEL.SWIN.WINDOW = 7
+    # Share of the last block's residuals that training leaves out; it grows from 0 over the blocks.
+    cfg.MODEL.SWIN.DROP_PATH = 0.3
 
 
 def _add_model(cfg: CN) -> None:

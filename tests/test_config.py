@@ -93,11 +93,13 @@ def test_every_key_is_read(miniature, shapes, tmp_path, monkeypatch):
     add_mtaclip_config(cfg_folder)
     cfg_folder.DATASETS.FOLDER.ROOT = str(shapes)
     cfg, cfg_vit = setup_cfg(TINY, options, device="cpu"), setup_cfg(TINY, [*options, *vit], device="cpu")
+    cfg_swin = setup_cfg(TINY, ["MODEL.BACKBONE.NAME", "build_swin_backbone"], device="cpu")
     monkeypatch.setattr(CfgNode, "__getattr__", recording)
     Trainer(cfg).resume_or_load(resume=False)
     build_train_loader(cfg)
     build_backbone(cfg_vit)
     use_folder(cfg_folder)
+    build_backbone(cfg_swin)
     for split in ("val", "test"):
         Trainer.build_evaluator(cfg, f"cityscapes_sem_seg_{split}")
     Trainer.build_test_loader(cfg, "cityscapes_sem_seg_val")

@@ -45,19 +45,37 @@ def setup_cfg(config_file: str | Path, opts: Sequence[str] = (), *, device: str 
 
 
 def _merge(cfg: CfgNode, config_file: str | Path, opts: list[str]) -> None:
+    try:
+        cfg.merge_from_file(str(config_file), allow_unsafe=False)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{config_file}: not a plain YAML file ({' '.join(str(error).split())}).") from error
+    except (KeyError, AssertionError, ValueError) as error:
+        raise _refused(config_file, error) from error
+    merge_options(cfg, opts)
+
+
+def merge_options(cfg: CfgNode, opts: Sequence[str]) -> None:
+    """Override keys by those of a command line.
+
+    Args:
+        cfg: changed in place.
+        opts: keys and values in turn.
+
+    Raises:
+        ValueError: an unknown key, a value of the wrong type, or a key without a value.
+    """
     if len(opts) % 2:
         raise ValueError(f"Options come in pairs of key and value, the last one, {opts[-1]!r}, has no value.")
-    source = str(config_file)
     try:
-        cfg.merge_from_file(source, allow_unsafe=False)
-        source = "The command line"
-        cfg.merge_from_list(opts)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{source}: not a plain YAML file ({' '.join(str(error).split())}).") from error
+        cfg.merge_from_list(list(opts))
     except (KeyError, AssertionError, ValueError) as error:
-        message = str(error.args[0]).rstrip(".")
-        hint = "; mtaclip/config.py lists the keys of this project" if "Non-existent" in message else ""
-        raise ValueError(f"{source}: {message}{hint}.") from error
+        raise _refused("The command line", error) from error
+
+
+def _refused(source: str | Path, error: Exception) -> ValueError:
+    message = str(error.args[0]).rstrip(".")
+    hint = "; mtaclip/config.py lists the keys of this project" if "Non-existent" in message else ""
+    return ValueError(f"{source}: {message}{hint}.")
 
 
 def check_cfg(cfg: CfgNode) -> None:

@@ -56,7 +56,7 @@ def read_clip(path: Path, *, allow_pickle: bool = False) -> ClipWeights:
     folder = path if path.is_dir() else path.parent
     if is_hugging_face(state):
         try:
-            state = convert_hugging_face(state)
+            state = convert_hugging_face(state).state
         except (ValueError, RuntimeError) as error:  # the latter where shapes are none of a CLIP model
             raise ValueError(f"{path}: {error}.") from error
         return ClipWeights(state, *_hugging_face_model(folder / "config.json"))

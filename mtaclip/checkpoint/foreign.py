@@ -1,0 +1,67 @@
+"""Reading the checkpoints of other projects, each by its own rules."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mtaclip.checkpoint.conversion import Conversion
+from mtaclip.checkpoint.files import state_of
+from mtaclip.checkpoint.hugging_face_mask2former import convert_hugging_face
+from mtaclip.checkpoint.inert import read_inert
+from mtaclip.checkpoint.mask2former import convert_mask2former
+from mtaclip.checkpoint.mmseg import convert_mmseg
+
+
+def read_foreign(path: str | Path, kind: str) -> Conversion:
+    """Read a checkpoint of another project and rename its tensors.
+
+    Args:
+        path: a file, or a folder of Hugging Face.
+        kind: one of `KINDS`.
+
+    Raises:
+        FileNotFoundError: the file, or one of the folder, is not there.
+        ValueError: it is damaged, or holds a tensor that no rule explains.
+    """
+    read, convert = KINDS[kind]
+    content = read(Path(path))
+    try:
+        return convert(*content)
+    except ValueError as error:
+        raise ValueError(f"{path}: {str(error).rstrip('.')}.") from error
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
+        raise ValueError(f"{path}: not as {kind} writes it ({type(error).__name__}: {error}).") from error
+
+
+def _read_file(path: Path) -> tuple[Any, ...]:
+    return (state_of(read_inert(path), path),)
+
+
+def _read_folder(path: Path) -> tuple[Any, ...]:
+    """Tensors, config and image processor of a folder of Hugging Face."""
+    if path.is_file():
+        raise ValueError(f"{path} is a file: name the folder that config.json and the weights are in.")
+    config = _read_json(path / "config.json")
+    processor = path / "preprocessor_config.json"
+    return (*_read_file(path), config, _read_json(processor) if processor.is_file() else None)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is not there: download the whole folder.")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file}: damaged, this is not JSON ({error}).") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: holds a {type(content).__name__}, not the settings of a model.")
+    return content
+
+
+KINDS: dict[str, tuple[Callable[[Path], tuple[Any, ...]], Callable[..., Conversion]]] = {
+    "mtaclip-mmseg": (_read_file, convert_mmseg),
+    "mask2former": (_read_file, convert_mask2former),
+    "maskformer-hf": (_read_folder, convert_hugging_face),
+}
+"""For each kind of checkpoint, what reads it and what renames the tensors of what was read."""

@@ -1,0 +1,100 @@
+"""Files that hold more than tensors: what is read of them, and that nothing is run."""
+
+import collections
+import os
+import pickle
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mtaclip.checkpoint.files import state_of
+from mtaclip.checkpoint.inert import read_inert
+
+
+class Payload:
+    """Calls a function when it is unpickled by a program that allows everything."""
+
+    def __init__(self, function: Callable, argument: object) -> None:
+        self.call = function, (argument,)
+
+    def __reduce__(self):
+        return self.call
+
+
+class Log:
+    """What a training program may keep."""
+
+    def __init__(self) -> None:
+        self.values = np.array([1.0, 2.0])
+        self.method = self.mean
+
+    def mean(self) -> float:
+        return self.values.mean()
+
+
+def test_objects_of_a_torch_file_become_inert(tmp_path):
+    saved = {"state_dict": {"weight": torch.arange(3.0)}, "log": Log(), "where": Path("x"), "classes": ("a", "b")}
+    torch.save(saved, tmp_path / "file.pth")
+    content = read_inert(tmp_path / "file.pth")
+    assert torch.equal(content["state_dict"]["weight"], torch.arange(3.0)) and content["classes"] == ("a", "b")
+    assert not isinstance(content["log"], Log) and vars(content["log"]) == {}
+    assert read_inert(tmp_path / "file.pth").keys() == saved.keys()  # nothing is left allowed or forbidden
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(tmp_path / "file.pth", weights_only=True)
+
+
+@pytest.mark.parametrize("function", [subprocess.getoutput, eval, os.system])
+def test_nothing_is_called(tmp_path, function):
+    mark = tmp_path / "called"
+    argument = f"open({str(mark)!r}, 'w')" if function is eval else f"touch {mark}"
+    saved = {"state_dict": {"weight": torch.ones(1)}, "meta": Payload(function, argument)}
+    torch.save(saved, tmp_path / "file.pth")
+    if function is os.system:  # PyTorch knows its module and refuses the file
+        with pytest.raises(ValueError, match=r"file\.pth: damaged, or it holds pickled objects"):
+            read_inert(tmp_path / "file.pth")
+    else:
+        assert torch.equal(read_inert(tmp_path / "file.pth")["state_dict"]["weight"], torch.ones(1))
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        saved = {"model": {"weight": np.ones(1)}, "meta": Payload(function, argument)}
+        (tmp_path / "file.pkl").write_bytes(pickle.dumps(saved, protocol))
+        with pytest.raises(ValueError, match=r"file\.pkl"):
+            read_inert(tmp_path / "file.pkl")
+    assert not mark.exists()
+    pickle.loads(pickle.dumps(Payload(function, argument)))
+    assert mark.exists(), "the payload works"
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_arrays_of_every_protocol_are_read(tmp_path, protocol):
+    arrays = {
+        "float": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "fortran": np.asfortranarray(np.arange(6, dtype=np.float16).reshape(2, 3)),
+        "long": np.array([[1], [2]]),
+        "scalar": np.float32(2.5),
+    }
+    saved = {"model": collections.OrderedDict(arrays), "__author__": "somebody"}
+    (tmp_path / "file.pkl").write_bytes(pickle.dumps(saved, protocol))
+    state = state_of(read_inert(tmp_path / "file.pkl"), "file.pkl")
+    for name, array in arrays.items():
+        assert torch.equal(state[name], torch.from_numpy(np.array(array)))
+
+
+def test_pickles_of_python_2_are_read(tmp_path):
+    """A byte string there is text here, as the release's own loader has it."""
+    pickled = pickle.dumps({"model": {"weight": np.ones(2, np.float32)}, "author": "caf\u00e9"}, protocol=2)
+    pickled = pickled.replace(b"X\x05\x00\x00\x00caf\xc3\xa9", b"U\x04caf\xe9")
+    (tmp_path / "file.pkl").write_bytes(pickled)
+    assert read_inert(tmp_path / "file.pkl")["author"] == "caf\u00e9"
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80", b"\x80\x04.", b"PK\x03\x04", b"not a checkpoint", pickle.dumps([1])])
+def test_damaged_files_are_named(tmp_path, content):
+    (tmp_path / "file.pth").write_bytes(content)
+    with pytest.raises(ValueError, match=r"file\.pth: "):
+        read_inert(tmp_path / "file.pth")
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.pth"):
+        read_inert(tmp_path / "nowhere.pth")
