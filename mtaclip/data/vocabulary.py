@@ -54,6 +54,19 @@ def load_vocabulary(name_or_path: str | Path, num_classes: int) -> list[str]:
     return list(texts)
 
 
+def read_vocabulary(name_or_path: str | Path) -> bytes:
+    """The content of a vocabulary's file.
+
+    Args:
+        name_or_path: see `load_vocabulary`.
+
+    Raises:
+        ValueError: neither a known name nor a file.
+        OSError: the file cannot be read.
+    """
+    return _read(name_or_path)[1]
+
+
 def _read(name_or_path: str | Path) -> tuple[str, bytes]:
     known = known_vocabularies()
     if str(name_or_path) in known:

@@ -12,13 +12,15 @@ from mtaclip.config import add_mtaclip_config
 from mtaclip.data.build import check_dataset
 from mtaclip.data.datasets import check_registered
 from mtaclip.engine.optimizer import check_solver
+from mtaclip.publishing.folder import is_published_config
+from mtaclip.publishing.portable import read_config
 
 
 def setup_cfg(config_file: str | Path, opts: Sequence[str] = (), *, device: str | None = None) -> CfgNode:
     """Read, override and check a configuration.
 
     Args:
-        config_file: a YAML file; its `_BASE_` is read first.
+        config_file: a YAML file, whose `_BASE_` is read first, or the config of a published model.
         opts: keys and values in turn, as on Detectron2's command lines.
         device: takes the place of MODEL.DEVICE.
 
@@ -45,8 +47,12 @@ def _merge(cfg: CfgNode, config_file: str | Path, opts: list[str]) -> None:
     if len(opts) % 2:
         raise ValueError(f"Options come in pairs of key and value, the last one, {opts[-1]!r}, has no value.")
     source = str(config_file)
+    published = read_config(Path(config_file).parent) if is_published_config(config_file) else None
     try:
-        cfg.merge_from_file(source, allow_unsafe=False)
+        if published is None:
+            cfg.merge_from_file(source, allow_unsafe=False)
+        else:
+            cfg.merge_from_other_cfg(published)
         source = "The command line"
         cfg.merge_from_list(opts)
     except yaml.YAMLError as error:

@@ -21,10 +21,24 @@ from mtaclip.checkpoint.loading import load_state, read_checkpoint
 from mtaclip.config import add_mtaclip_config
 from mtaclip.data.labels import read_image
 from mtaclip.data.mapper import inference_augmentations
+from mtaclip.evaluation.comparison import read_scores
 from mtaclip.inference.augmentation import build_inference
 from mtaclip.inference.canvas import INVALID
 from mtaclip.modeling.build import build_model
 from mtaclip.modeling.performance import autocast, speed_up
+from mtaclip.publishing.card import model_card
+from mtaclip.publishing.files import CARD, CLASSES, CONFIG
+from mtaclip.publishing.folder import (
+    check_target,
+    classes_file,
+    find_published,
+    read_classes,
+    read_folder,
+    write_folder,
+)
+from mtaclip.publishing.hub import fetch
+from mtaclip.publishing.portable import portable_config
+from mtaclip.visualization.palette import Palette
 
 ImageLike = str | Path | Image.Image | NDArray[np.uint8] | Tensor
 
@@ -63,7 +77,9 @@ class Predictor:
         """
         if not cfg.MODEL.WEIGHTS:
             raise ValueError("MODEL.WEIGHTS is empty: an untrained model predicts nothing; name a checkpoint file.")
-        self._build(cfg, read_checkpoint(cfg.MODEL.WEIGHTS))
+        folder = find_published(cfg.MODEL.WEIGHTS)
+        palette = None if folder is None else read_classes(folder, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
+        self._build(cfg, read_checkpoint(cfg.MODEL.WEIGHTS), palette)
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, device: str | None = None, opts: Sequence[str] = ()) -> "Predictor":
@@ -85,27 +101,88 @@ class Predictor:
             )
         cfg = get_cfg()
         add_mtaclip_config(cfg)
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
             cfg.merge_from_other_cfg(CfgNode.load_cfg(checkpoint["config"]))
         except (AttributeError, KeyError, AssertionError, ValueError, YAMLError) as error:
             raise ValueError(f"{path}: its config cannot be used: {_first_line(error)}.") from error
-        try:
-            cfg.merge_from_list([*opts, "MODEL.WEIGHTS", str(path), "MODEL.DEVICE", device])
-        except (KeyError, AssertionError, ValueError) as error:
-            raise ValueError(f"opts: {_first_line(error)}.") from error
+        _merge(cfg, [*opts, "MODEL.WEIGHTS", str(path), "MODEL.DEVICE", device or _default_device()])
         predictor = cls.__new__(cls)
         predictor._build(cfg, checkpoint)
         return predictor
 
-    def _build(self, cfg: CfgNode, checkpoint: dict[str, Any]) -> None:
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder_or_id: str | Path,
+        device: str | None = None,
+        opts: Sequence[str] = (),
+        *,
+        revision: str | None = None,
+    ) -> "Predictor":
+        """Load a published model; nothing in its folder is executed, and no dataset needs to be there.
+
+        Args:
+            folder_or_id: a folder of `save_pretrained`, or the id "name/model" of one on the Hugging Face Hub.
+            device: see `from_checkpoint`.
+            opts: see `from_checkpoint`.
+            revision: branch, tag or commit on the hub.
+
+        Raises:
+            FileNotFoundError: there is no such folder, or a file of it is missing.
+            OSError: the hub has no such model or cannot be reached.
+            ValueError: a file is damaged or does not fit the others, the device is unknown or not there, or a key is
+                unknown.
+        """
+        folder = fetch(folder_or_id, revision)
+        published = read_folder(folder)
+        cfg = published.cfg
+        _merge(cfg, [*opts, "MODEL.WEIGHTS", cfg.MODEL.WEIGHTS, "MODEL.DEVICE", device or _default_device()])
+        predictor = cls.__new__(cls)
+        predictor._build(cfg, read_checkpoint(cfg.MODEL.WEIGHTS), published.palette)
+        return predictor
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        palette: Palette | None = None,
+        license: str = "other",
+        scores: Sequence[str | Path] = (),
+        overwrite: bool = False,
+    ) -> None:
+        """Publish the model: a folder for `from_pretrained`, here and on other machines.
+
+        Args:
+            folder: new or empty; its name is the model's.
+            palette: names and colours of the classes; None takes `palette`.
+            license: of the weights, an id of the Hugging Face Hub, for the model card.
+            scores: files `scores_<dataset>.json` that an evaluation of these weights wrote, for the model card.
+            overwrite: replace a published model.
+
+        Raises:
+            ValueError: the folder holds something else, a palette has another number of classes, or there is none.
+            OSError: a file cannot be read or written.
+        """
+        folder = Path(folder).resolve()
+        check_target(folder, overwrite=overwrite)
+        palette = palette or self.palette
+        evaluations = [read_scores(Path(file)) for file in scores]
+        num_classes = self._cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+        cfg, files = portable_config(self._cfg)
+        card = model_card(folder.name, self._cfg, palette.names, evaluations, license)
+        files |= {CONFIG: cfg.dump().encode(), CLASSES: classes_file(palette, num_classes), CARD: card.encode()}
+        write_folder(folder, self._network.state_dict(), files, overwrite=overwrite)
+
+    def _build(self, cfg: CfgNode, checkpoint: dict[str, Any], palette: Palette | None = None) -> None:
         _check_device(cfg.MODEL.DEVICE)
         model = build_model(cfg)
         load_state(model, checkpoint["model"], cfg.MODEL.WEIGHTS)
         speed_up(model, cfg)
+        self._network = model
         self._model = build_inference(cfg, model).eval()
         self._augmentations = T.AugmentationList(inference_augmentations(cfg))
         self._cfg = cfg.clone()
+        self._palette = palette
 
     @torch.no_grad()
     def __call__(self, image: ImageLike, *, scores: bool = False) -> Prediction:
@@ -140,6 +217,20 @@ class Predictor:
         """The model in eval mode, as it is evaluated."""
         return self._model
 
+    @property
+    def palette(self) -> Palette:
+        """Names and colours of the model's classes: those it was published with, or those of the first test dataset.
+
+        Raises:
+            ValueError: there is no such dataset, or it has another number of classes.
+        """
+        return self._palette or Palette.from_config(self._cfg)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the C classes; see `palette`."""
+        return self.palette.names
+
     def autocast(self) -> torch.autocast:
         """The context in which the model is evaluated."""
         return autocast(self._cfg)
@@ -159,6 +250,17 @@ class Predictor:
 
 def _first_line(error: Exception) -> str:
     return str(error.args[0] if error.args else error).splitlines()[0].rstrip(".")
+
+
+def _default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _merge(cfg: CfgNode, opts: list[str]) -> None:
+    try:
+        cfg.merge_from_list(opts)
+    except (KeyError, AssertionError, ValueError) as error:
+        raise ValueError(f"opts: {_first_line(error)}.") from error
 
 
 def _check_device(name: str) -> None:

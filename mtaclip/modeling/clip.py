@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 
 import open_clip
@@ -66,7 +65,6 @@ def clip_config(arch: str) -> dict:
     return open_clip.get_model_config(_register(arch))
 
 
-@cache
 def _register(arch: str) -> str:
     """Make `arch` known to open_clip and return its name there."""
     path = Path(arch) if arch.endswith(".json") else _PACKAGED_CONFIGS / f"{arch}.json"

@@ -94,8 +94,8 @@ def run(args: argparse.Namespace) -> None:
     views = chosen_views(args)
     records = find_records(args)
     cfg = setup_cfg(args.config_file, args.opts)
-    palette = Palette.from_config(cfg, args.dataset)
     predictor = Predictor(cfg)
+    palette = Palette.from_config(cfg, args.dataset) if args.dataset else predictor.palette
     texts = explainable(predictor).texts
     classes = text_numbers(args.classes, texts.class_texts)
     words = nearest_words(texts) if "words" in views else None

@@ -73,9 +73,10 @@ class Shown:
 def make_parser() -> argparse.ArgumentParser:
     """The options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    checkpoint_help = f"file, or folder of a published model (default: {MINIATURE}, by `make demo`)"
     config_help = "YAML file of the model (default: the config in the checkpoint)"
     parser.add_argument("--config-file", metavar="FILE", help=config_help)
-    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help=f"(default: {MINIATURE}, by `make demo`)")
+    parser.add_argument("--checkpoint", type=Path, metavar="PATH", help=checkpoint_help)
     parser.add_argument("--device", help="cuda or cpu (default: a GPU if there is one)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 for all (127.0.0.1)")
     parser.add_argument("--port", type=int, help="(default: the first free one from 7860 on)")
@@ -125,8 +126,10 @@ def load_predictor(args: argparse.Namespace) -> Predictor:
     checkpoint = args.checkpoint or MINIATURE
     if args.checkpoint is None and not MINIATURE.is_file():
         raise FileNotFoundError(f"there is no {MINIATURE}: `make demo` makes it, or name another by --checkpoint.")
-    if not checkpoint.is_file():
-        raise FileNotFoundError(f"--checkpoint: there is no file {str(checkpoint)!r}.")
+    if not checkpoint.exists():
+        raise FileNotFoundError(f"--checkpoint: there is no file or folder {str(checkpoint)!r}.")
+    if args.config_file is None and checkpoint.is_dir():
+        return Predictor.from_pretrained(checkpoint, args.device, args.opts)
     if args.config_file is None:
         return Predictor.from_checkpoint(checkpoint, args.device, args.opts)
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -164,11 +164,12 @@ def load(args: argparse.Namespace) -> tuple[Segmenter, Painter]:
         OSError, ValueError: config, weights, test dataset or options are wrong.
     """
     cfg = setup_cfg(args.config_file, [*args.opts, *args.trailing_opts])
-    palette = Palette.from_config(cfg)
+    predictor = Predictor(cfg)
+    palette = predictor.palette
     shown = None if args.classes is None else chosen_classes(args.classes, palette)
     if args.palette == "colour-blind":
         palette = palette.colour_blind()
-    segmenter = Segmenter(Predictor(cfg), with_confidence="confidence" in (args.save or ()))
+    segmenter = Segmenter(predictor, with_confidence="confidence" in (args.save or ()))
     return segmenter, Painter(palette, args.opacity, shown, args.legend_background)
 
 
