@@ -27,7 +27,7 @@ from mtaclip.inference.canvas import INVALID
 from mtaclip.modeling.build import build_model
 from mtaclip.modeling.performance import autocast, speed_up
 from mtaclip.publishing.card import model_card
-from mtaclip.publishing.files import CARD, CLASSES, CONFIG
+from mtaclip.publishing.files import CARD, CLASSES, CONFIG, first_line
 from mtaclip.publishing.folder import (
     check_target,
     classes_file,
@@ -39,6 +39,9 @@ from mtaclip.publishing.folder import (
 from mtaclip.publishing.hub import fetch
 from mtaclip.publishing.portable import portable_config
 from mtaclip.visualization.palette import Palette
+
+# What libraries raise for values of a config that make no sense.
+_NONSENSE = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError)
 
 ImageLike = str | Path | Image.Image | NDArray[np.uint8] | Tensor
 
@@ -104,7 +107,7 @@ class Predictor:
         try:
             cfg.merge_from_other_cfg(CfgNode.load_cfg(checkpoint["config"]))
         except (AttributeError, KeyError, AssertionError, ValueError, YAMLError) as error:
-            raise ValueError(f"{path}: its config cannot be used: {_first_line(error)}.") from error
+            raise ValueError(f"{path}: its config cannot be used: {first_line(error)}.") from error
         _merge(cfg, [*opts, "MODEL.WEIGHTS", str(path), "MODEL.DEVICE", device or _default_device()])
         predictor = cls.__new__(cls)
         predictor._build(cfg, checkpoint)
@@ -138,7 +141,13 @@ class Predictor:
         cfg = published.cfg
         _merge(cfg, [*opts, "MODEL.WEIGHTS", cfg.MODEL.WEIGHTS, "MODEL.DEVICE", device or _default_device()])
         predictor = cls.__new__(cls)
-        predictor._build(cfg, read_checkpoint(cfg.MODEL.WEIGHTS), published.palette)
+        state = read_checkpoint(cfg.MODEL.WEIGHTS)
+        try:
+            predictor._build(cfg, state, published.palette)
+        except _NONSENSE as error:
+            raise ValueError(
+                f"{folder}: its config describes no model that can be built ({first_line(error)})."
+            ) from error
         return predictor
 
     def save_pretrained(
@@ -248,10 +257,6 @@ class Predictor:
         return {"image": channels_first, "height": pixels.shape[0], "width": pixels.shape[1]}
 
 
-def _first_line(error: Exception) -> str:
-    return str(error.args[0] if error.args else error).splitlines()[0].rstrip(".")
-
-
 def _default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -260,7 +265,7 @@ def _merge(cfg: CfgNode, opts: list[str]) -> None:
     try:
         cfg.merge_from_list(opts)
     except (KeyError, AssertionError, ValueError) as error:
-        raise ValueError(f"opts: {_first_line(error)}.") from error
+        raise ValueError(f"opts: {first_line(error)}.") from error
 
 
 def _check_device(name: str) -> None:
@@ -272,7 +277,7 @@ def _check_device(name: str) -> None:
         torch.zeros(1, device=device).cpu()
     except (AssertionError, RuntimeError) as error:
         raise ValueError(
-            f"MODEL.DEVICE is '{name}', but PyTorch cannot compute there ({_first_line(error)}); set it to cpu."
+            f"MODEL.DEVICE is '{name}', but PyTorch cannot compute there ({first_line(error)}); set it to cpu."
         ) from error
 
 

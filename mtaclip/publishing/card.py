@@ -27,13 +27,14 @@ def model_card(
     """
     with_text = cfg.MODEL.MTACLIP.TEXT.ENABLED
     method = "MTA-CLIP (mask-text alignment)" if with_text else "the Mask2Former baseline of MTA-CLIP"
+    tower = Path(cfg.MODEL.CLIP.ARCH).stem
     trained = ", ".join(map(markdown_text, cfg.DATASETS.TRAIN)) or "a dataset that its config does not name"
     shown = ", ".join(map(markdown_text, class_names))
     parts = [
         f"---\n{_front_matter(name, cfg, evaluations, license)}\n---\n",
         f"# {markdown_text(name)}\n",
-        f"Semantic segmentation by {method} with the image tower of CLIP `{Path(cfg.MODEL.CLIP.ARCH).stem}`, trained on {trained}.",
-        f"\n{len(class_names)} classes: {shown}.\n",
+        f"Semantic segmentation by {method} with the image tower of CLIP `{tower}`, trained on {trained}.\n",
+        f"{len(class_names)} classes: {shown}.\n",
         _USE,
         _scores(evaluations),
         _LIMITS,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
-from mtaclip.publishing.files import ALL
+from mtaclip.publishing.files import ALL, first_line
 
 _ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _PATIENCE = 10.0  # seconds until the hub must answer
@@ -33,9 +33,5 @@ def fetch(folder_or_id: str | Path, revision: str | None = None) -> Path:
         at = "" if revision is None else f" (revision {revision!r})"
         raise OSError(
             f"{name!r}{at}: there is no such folder, and the Hugging Face Hub gave no such model "
-            f"({_first_line(error)}); check the name and the network, or download the folder where there is one."
+            f"({first_line(error)}); check the name and the network, or download the folder where there is one."
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".: ")

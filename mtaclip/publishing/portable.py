@@ -10,7 +10,7 @@ from detectron2.config import CfgNode, get_cfg
 from mtaclip.config import add_mtaclip_config
 from mtaclip.data.datasets import KNOWN_DATASETS
 from mtaclip.data.vocabulary import known_vocabularies, read_vocabulary
-from mtaclip.publishing.files import CLIP_MODEL, CONFIG, VOCABULARY, read_text
+from mtaclip.publishing.files import CLIP_MODEL, CONFIG, VOCABULARY, first_line, read_text
 
 _CLIP_PARTS = {"embed_dim", "vision_cfg", "text_cfg"}
 _OTHER_MODELS = ("hf_", "timm_")  # beginnings of open_clip's keys for towers of other libraries, which they download
@@ -70,8 +70,7 @@ def read_config(folder: Path) -> CfgNode:
     except yaml.YAMLError as error:
         raise ValueError(f"{file}: not plain YAML ({' '.join(str(error).split())}).") from error
     except (AttributeError, KeyError, AssertionError, TypeError, ValueError, RecursionError) as error:
-        message = str(error.args[0]).splitlines()[0].rstrip(".") if error.args else "unreadable"
-        raise ValueError(f"{file}: not the config of a published model: {message}.") from error
+        raise ValueError(f"{file}: not the config of a published model: {first_line(error)}.") from error
     _find_files(cfg, folder)
     return cfg
 

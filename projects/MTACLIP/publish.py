@@ -42,7 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--config-file", metavar="FILE", help=config_help)
     names_help = "class names, one per line (default: those of the first test dataset)"
     parser.add_argument("--class-names", metavar="FILE", help=names_help)
-    scores_help = "scores_<dataset>.json of these weights (default: those beside the checkpoint that are of its weights)"
+    scores_help = "scores_<dataset>.json of these weights (default: those beside the checkpoint, if they are)"
     parser.add_argument("--scores", nargs="+", type=Path, metavar="FILE", help=scores_help)
     license_help = "id of the weights' licence on the Hugging Face Hub, such as apache-2.0 (other)"
     parser.add_argument("--license", default="other", metavar="ID", help=license_help)
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
     scores = find_scores(args.checkpoint, predictor.cfg) if args.scores is None else args.scores
     predictor.save_pretrained(
         args.output,
-        palette=named_palette(args.class_names, predictor.cfg) if args.class_names else None,
+        palette=find_palette(args.class_names, predictor),
         license=args.license,
         scores=scores,
         overwrite=args.overwrite,
@@ -82,9 +82,18 @@ def load_predictor(args: argparse.Namespace) -> Predictor:
     return Predictor(setup_cfg(args.config_file, [*args.opts, "MODEL.WEIGHTS", str(args.checkpoint)], device="cpu"))
 
 
-def named_palette(file: str, cfg: CfgNode) -> Palette:
-    """The classes that a file names, in distinct colours."""
-    names = load_vocabulary(file, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
+def find_palette(file: str | None, predictor: Predictor) -> Palette:
+    """The classes that a file names, in distinct colours; without a file, those of the test dataset.
+
+    Raises:
+        ValueError: there are no names, or another number than the model has classes.
+    """
+    if file is None:
+        try:
+            return predictor.palette
+        except ValueError as error:
+            raise ValueError(f"{str(error).rstrip('.')}; or name the classes by --class-names.") from error
+    names = load_vocabulary(file, predictor.cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
     return Palette(tuple(names), np.array(distinct_colours(len(names)), dtype=np.uint8))
 
 
