@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi, snapshot_download
 
 from mtaclip.publishing.files import ALL, first_line
 
@@ -12,7 +12,7 @@ _PATIENCE = 10.0  # seconds until the hub must answer
 
 
 def fetch(folder_or_id: str | Path, revision: str | None = None) -> Path:
-    """The folder of a published model, downloaded if it is on the hub and not in the cache.
+    """The folder of a published model, from the hub if it is no folder here; offline, from the hub client's cache.
 
     Args:
         folder_or_id: a folder, or the id "name/model" of a model on the hub where there is no such folder.
@@ -27,11 +27,23 @@ def fetch(folder_or_id: str | Path, revision: str | None = None) -> Path:
     name = str(folder_or_id)
     if not _ID.fullmatch(name):
         raise FileNotFoundError(f"there is no folder {name!r}, and ids of the Hugging Face Hub look like 'name/model'.")
+    files = {"repo_id": name, "revision": revision, "allow_patterns": list(ALL), "etag_timeout": _PATIENCE}
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(ALL), etag_timeout=_PATIENCE))
+        HfApi().model_info(name, revision=revision, timeout=_PATIENCE)  # snapshot_download would wait for ever
     except Exception as error:  # the client passes errors of its transport on, which have no common base
-        at = "" if revision is None else f" (revision {revision!r})"
-        raise OSError(
-            f"{name!r}{at}: there is no such folder, and the Hugging Face Hub gave no such model "
-            f"({first_line(error)}); check the name and the network, or download the folder where there is one."
-        ) from error
+        try:
+            return Path(snapshot_download(**files, local_files_only=True))
+        except Exception:
+            raise _unavailable(name, revision, error) from error
+    try:
+        return Path(snapshot_download(**files))
+    except Exception as error:
+        raise _unavailable(name, revision, error) from error
+
+
+def _unavailable(name: str, revision: str | None, error: Exception) -> OSError:
+    at = "" if revision is None else f" (revision {revision!r})"
+    return OSError(
+        f"{name!r}{at}: there is no such folder, and the Hugging Face Hub gave no such model ({first_line(error)}); "
+        "check the name and the network, or download the folder where there is one."
+    )
