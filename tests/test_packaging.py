@@ -399,6 +399,7 @@ SCRIPTS = {
     "demo.py": "projects.MTACLIP.demo",
     "projects/MTACLIP/alignment.py": "projects.MTACLIP.alignment",
     "projects/MTACLIP/app.py": "projects.MTACLIP.app",
+    "projects/MTACLIP/publish.py": "projects.MTACLIP.publish",
     "projects/MTACLIP/tools/replay_batch.py": "projects.MTACLIP.tools.replay_batch",
 }
 

@@ -27,7 +27,7 @@ from mtaclip.inference.canvas import INVALID
 from mtaclip.modeling.build import build_model
 from mtaclip.modeling.performance import autocast, speed_up
 from mtaclip.publishing.card import model_card
-from mtaclip.publishing.files import CARD, CLASSES, CONFIG, first_line
+from mtaclip.publishing.files import CARD, CLASSES, first_line
 from mtaclip.publishing.folder import (
     check_target,
     classes_file,
@@ -37,7 +37,7 @@ from mtaclip.publishing.folder import (
     write_folder,
 )
 from mtaclip.publishing.hub import fetch
-from mtaclip.publishing.portable import portable_config
+from mtaclip.publishing.portable import config_files
 from mtaclip.visualization.palette import Palette
 
 # What libraries raise for values of a config that make no sense.
@@ -177,9 +177,9 @@ class Predictor:
         palette = palette or self.palette
         evaluations = [read_scores(Path(file)) for file in scores]
         num_classes = self._cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-        cfg, files = portable_config(self._cfg)
+        files = config_files(self._cfg)
         card = model_card(folder.name, self._cfg, palette.names, evaluations, license)
-        files |= {CONFIG: cfg.dump().encode(), CLASSES: classes_file(palette, num_classes), CARD: card.encode()}
+        files |= {CLASSES: classes_file(palette, num_classes), CARD: card.encode()}
         write_folder(folder, self._network.state_dict(), files, overwrite=overwrite)
 
     def _build(self, cfg: CfgNode, checkpoint: dict[str, Any], palette: Palette | None = None) -> None:

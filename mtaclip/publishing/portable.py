@@ -16,14 +16,21 @@ _CLIP_PARTS = {"embed_dim", "vision_cfg", "text_cfg"}
 _OTHER_MODELS = ("hf_", "timm_")  # beginnings of open_clip's keys for towers of other libraries, which they download
 
 
-def portable_config(cfg: CfgNode) -> tuple[CfgNode, dict[str, bytes]]:
+class _WithoutAliases(yaml.SafeDumper):
+    """Writes a value wherever it occurs."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
+def config_files(cfg: CfgNode) -> dict[str, bytes]:
     """A config for a published folder, and the files that it names.
 
     Args:
         cfg: of the model; it is not changed.
 
     Returns:
-        The config without paths of this machine and datasets that only it knows, and the contents of
+        Contents of `config.yaml`, without paths of this machine and datasets that only it knows, and of
         `vocabulary.txt` and `clip_model.json`, where the model needs them.
 
     Raises:
@@ -43,14 +50,15 @@ def portable_config(cfg: CfgNode) -> tuple[CfgNode, dict[str, bytes]]:
         files[CLIP_MODEL] = Path(cfg.MODEL.CLIP.ARCH).read_bytes()
         cfg.MODEL.CLIP.ARCH = CLIP_MODEL
     _forget_machine(cfg)
-    return cfg, files
+    files[CONFIG] = yaml.dump(yaml.safe_load(cfg.dump()), Dumper=_WithoutAliases).encode()
+    return files
 
 
 def read_config(folder: Path) -> CfgNode:
     """The config of a published folder; it can name no file outside of the folder.
 
     Args:
-        folder: of `portable_config`'s files.
+        folder: of `config_files`.
 
     Returns:
         A complete config, in which the files of the folder have their paths.

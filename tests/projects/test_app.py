@@ -106,7 +106,7 @@ def test_a_missing_model_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"mtaclip_tiny/model_final\.pth: `make demo` makes it"):
         load_predictor(make_parser().parse_args([]))
-    with pytest.raises(FileNotFoundError, match="--checkpoint: there is no file 'other.pth'"):
+    with pytest.raises(FileNotFoundError, match="--checkpoint: there is no file or folder 'other.pth'"):
         load_predictor(make_parser().parse_args(["--checkpoint", "other.pth"]))
 
 
