@@ -31,8 +31,7 @@ from mtaclip.publishing.files import CARD, CLASSES, first_line
 from mtaclip.publishing.folder import (
     check_target,
     classes_file,
-    find_published,
-    read_classes,
+    published_palette,
     read_folder,
     write_folder,
 )
@@ -80,9 +79,7 @@ class Predictor:
         """
         if not cfg.MODEL.WEIGHTS:
             raise ValueError("MODEL.WEIGHTS is empty: an untrained model predicts nothing; name a checkpoint file.")
-        folder = find_published(cfg.MODEL.WEIGHTS)
-        palette = None if folder is None else read_classes(folder, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
-        self._build(cfg, read_checkpoint(cfg.MODEL.WEIGHTS), palette)
+        self._build(cfg, read_checkpoint(cfg.MODEL.WEIGHTS))
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, device: str | None = None, opts: Sequence[str] = ()) -> "Predictor":
@@ -137,13 +134,12 @@ class Predictor:
                 unknown.
         """
         folder = fetch(folder_or_id, revision)
-        published = read_folder(folder)
-        cfg = published.cfg
+        cfg = read_folder(folder)
         _merge(cfg, [*opts, "MODEL.WEIGHTS", cfg.MODEL.WEIGHTS, "MODEL.DEVICE", device or _default_device()])
         predictor = cls.__new__(cls)
-        state = read_checkpoint(cfg.MODEL.WEIGHTS)
+        checkpoint = read_checkpoint(cfg.MODEL.WEIGHTS)
         try:
-            predictor._build(cfg, state, published.palette)
+            predictor._build(cfg, checkpoint)
         except _NONSENSE as error:
             raise ValueError(
                 f"{folder}: its config describes no model that can be built ({first_line(error)})."
@@ -182,8 +178,9 @@ class Predictor:
         files |= {CLASSES: classes_file(palette, num_classes), CARD: card.encode()}
         write_folder(folder, self._network.state_dict(), files, overwrite=overwrite)
 
-    def _build(self, cfg: CfgNode, checkpoint: dict[str, Any], palette: Palette | None = None) -> None:
+    def _build(self, cfg: CfgNode, checkpoint: dict[str, Any]) -> None:
         _check_device(cfg.MODEL.DEVICE)
+        self._palette = published_palette(cfg)
         model = build_model(cfg)
         load_state(model, checkpoint["model"], cfg.MODEL.WEIGHTS)
         speed_up(model, cfg)
@@ -191,7 +188,6 @@ class Predictor:
         self._model = build_inference(cfg, model).eval()
         self._augmentations = T.AugmentationList(inference_augmentations(cfg))
         self._cfg = cfg.clone()
-        self._palette = palette
 
     @torch.no_grad()
     def __call__(self, image: ImageLike, *, scores: bool = False) -> Prediction:

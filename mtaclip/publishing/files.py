@@ -11,7 +11,7 @@ CARD = "README.md"
 
 NEEDED = (CONFIG, CLASSES, WEIGHTS)
 ALL = (*NEEDED, VOCABULARY, CLIP_MODEL, CARD)
-_LARGEST_TEXT = 2**20  # bytes
+_LARGEST_TEXT = 2**18  # bytes
 
 
 def read_text(file: Path) -> str:

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,19 +15,6 @@ from mtaclip.files import PARTIAL
 from mtaclip.publishing.files import ALL, CLASSES, CONFIG, NEEDED, WEIGHTS, read_text
 from mtaclip.publishing.portable import read_config
 from mtaclip.visualization.palette import Palette
-
-
-@dataclass(frozen=True, eq=False)
-class Published:
-    """A published model.
-
-    Attributes:
-        cfg: its config, with MODEL.WEIGHTS.
-        palette: names and colours of its classes.
-    """
-
-    cfg: CfgNode
-    palette: Palette
 
 
 def find_published(file: str | Path) -> Path | None:
@@ -43,15 +29,15 @@ def is_published_config(file: str | Path) -> bool:
     return Path(file).name == CONFIG and find_published(file) is not None
 
 
-def read_folder(folder: Path) -> Published:
-    """Everything of a published model but its tensors.
+def read_folder(folder: Path) -> CfgNode:
+    """The config of a published model, with its files.
 
     Args:
         folder: of `write_folder`.
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: a file is damaged or does not fit the others.
+        ValueError: the config is damaged, or names files outside of the folder.
     """
     for name in NEEDED:
         if not (folder / name).is_file():
@@ -60,7 +46,26 @@ def read_folder(folder: Path) -> Published:
             )
     cfg = read_config(folder)
     cfg.MODEL.WEIGHTS = str(folder / WEIGHTS)
-    return Published(cfg, read_classes(folder, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES))
+    return cfg
+
+
+def published_palette(cfg: CfgNode) -> Palette | None:
+    """Names and colours that the weights of a config were published with; None if they were not.
+
+    Raises:
+        ValueError: see `read_classes`.
+    """
+    folder = find_published(cfg.MODEL.WEIGHTS)
+    return None if folder is None else read_classes(folder, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
+
+
+def find_palette(cfg: CfgNode) -> Palette:
+    """Names and colours of a model's classes: those it was published with, or those of the first test dataset.
+
+    Raises:
+        ValueError: see `published_palette` and `Palette.from_config`.
+    """
+    return published_palette(cfg) or Palette.from_config(cfg)
 
 
 def read_classes(folder: Path, num_classes: int) -> Palette:

@@ -74,7 +74,10 @@ def read_config(folder: Path) -> CfgNode:
     try:
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
             raise ValueError("it has aliases, which no published config needs")
-        cfg.merge_from_other_cfg(CfgNode.load_cfg(text))
+        content = CfgNode.load_cfg(text)
+        if not content:
+            raise ValueError("it is empty")
+        cfg.merge_from_other_cfg(content)
     except yaml.YAMLError as error:
         raise ValueError(f"{file}: not plain YAML ({' '.join(str(error).split())}).") from error
     except (AttributeError, KeyError, AssertionError, TypeError, ValueError, RecursionError) as error:

@@ -36,6 +36,7 @@ from mtaclip.engine import setup_cfg
 from mtaclip.evaluation.report import markdown_table, write_file
 from mtaclip.files import output_stems
 from mtaclip.inference.predictor import Predictor
+from mtaclip.publishing.folder import find_palette
 from mtaclip.visualization import Palette
 from mtaclip.visualization.alignment_page import (
     alignment_page,
@@ -94,8 +95,8 @@ def run(args: argparse.Namespace) -> None:
     views = chosen_views(args)
     records = find_records(args)
     cfg = setup_cfg(args.config_file, args.opts)
+    palette = Palette.from_config(cfg, args.dataset) if args.dataset else find_palette(cfg)
     predictor = Predictor(cfg)
-    palette = Palette.from_config(cfg, args.dataset) if args.dataset else predictor.palette
     texts = explainable(predictor).texts
     classes = text_numbers(args.classes, texts.class_texts)
     words = nearest_words(texts) if "words" in views else None

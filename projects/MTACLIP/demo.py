@@ -37,6 +37,7 @@ from mtaclip.demo.videos import film_camera, segment_videos
 from mtaclip.engine import setup_cfg
 from mtaclip.files import output_stems
 from mtaclip.inference.predictor import Predictor
+from mtaclip.publishing.folder import find_palette
 from mtaclip.visualization import Painter, Palette
 from mtaclip.visualization.film import VIDEO_KINDS
 from mtaclip.visualization.legend import LEGEND_BACKGROUNDS
@@ -164,12 +165,11 @@ def load(args: argparse.Namespace) -> tuple[Segmenter, Painter]:
         OSError, ValueError: config, weights, test dataset or options are wrong.
     """
     cfg = setup_cfg(args.config_file, [*args.opts, *args.trailing_opts])
-    predictor = Predictor(cfg)
-    palette = predictor.palette
+    palette = find_palette(cfg)
     shown = None if args.classes is None else chosen_classes(args.classes, palette)
     if args.palette == "colour-blind":
         palette = palette.colour_blind()
-    segmenter = Segmenter(predictor, with_confidence="confidence" in (args.save or ()))
+    segmenter = Segmenter(Predictor(cfg), with_confidence="confidence" in (args.save or ()))
     return segmenter, Painter(palette, args.opacity, shown, args.legend_background)
 
 
