@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from detectron2.config import CfgNode
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from mtaclip.files import PARTIAL
@@ -147,7 +147,7 @@ def write_folder(
     Args:
         folder: new or empty; folders above it are created.
         state: tensors by name, on any device, in any layout, of shared memory or not.
-        files: contents of the other files by name, the config among them.
+        files: contents of the other files by name.
         overwrite: replace a published model.
 
     Raises:
@@ -161,8 +161,8 @@ def write_folder(
         partial.mkdir(parents=True)
         for name, content in files.items():
             (partial / name).write_bytes(content)
-        save_file({name: _plain(tensor) for name, tensor in state.items()}, partial / WEIGHTS, {"format": "pt"})
-        shutil.copymode(partial / CONFIG, partial / WEIGHTS)
+        weights = save({name: _plain(tensor) for name, tensor in state.items()}, {"format": "pt"})
+        (partial / WEIGHTS).write_bytes(weights)
         _replace(folder, partial)
     except OSError as error:
         raise OSError(error.errno, f"{folder}: not written: {error.strerror or error}") from error

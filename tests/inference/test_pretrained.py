@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -168,7 +169,7 @@ def test_models_of_this_project_keep_their_datasets(tmp_path, config_path):
 def test_tensors_of_shared_memory_and_any_layout_are_written(tmp_path):
     base = torch.arange(12.0).reshape(3, 4)
     state = {"base": base, "same": base, "part": base[1:], "turned": base.t()}
-    write_folder(tmp_path / "x", state, {"config.yaml": b""})
+    write_folder(tmp_path / "x", state, {})
     found = load_file(tmp_path / "x" / "model.safetensors")
     assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
 
@@ -307,6 +308,20 @@ def test_other_folders_are_never_replaced_and_published_ones_on_demand(predictor
     with pytest.raises(ValueError, match="2 classes are named, but the model has 3"):
         predictor.save_pretrained(tmp_path / "new", palette=Palette(("a", "b"), np.zeros((2, 3), np.uint8)))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["copied"]
+
+
+def test_a_full_disk_leaves_nothing_new_and_the_old_as_it_was(predictor, copied, tmp_path):
+    before = {path.name: path.read_bytes() for path in copied.iterdir()}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # bytes of a file
+    try:
+        for folder in (tmp_path / "new", copied):
+            with pytest.raises(OSError, match=f"{folder}: not written: File too large"):
+                predictor.save_pretrained(folder, overwrite=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in tmp_path.iterdir()] == ["copied"]
+    assert {path.name: path.read_bytes() for path in copied.iterdir()} == before
 
 
 def test_programs_take_a_published_model(published, tmp_path, monkeypatch):
