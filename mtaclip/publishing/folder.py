@@ -18,7 +18,7 @@ from mtaclip.visualization.palette import Palette
 
 
 def find_published(file: str | Path) -> Path | None:
-    """The published folder that a file lies in, or that a path is; None if there is none."""
+    """The published folder that a file lies in, or that a path is; None if there is none, or it lacks files."""
     path = Path(file)
     folder = path if path.is_dir() else path.parent
     return folder if all((folder / name).is_file() for name in NEEDED) else None
@@ -132,9 +132,9 @@ def check_target(folder: Path, *, overwrite: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file: name a folder for the published model.")
     there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    foreign = [name for name in there if name not in ALL]
+    foreign = there if find_published(folder) is None else [name for name in there if name not in ALL]
     if foreign:
-        raise ValueError(f"{folder} holds {foreign[0]!r}, which is no part of a published model: name a new folder.")
+        raise ValueError(f"{folder} holds {foreign[0]!r}, which is not of a published model: name a new folder.")
     if there and not overwrite:
         raise ValueError(f"{folder} holds a published model: name a new folder, or replace it (--overwrite).")
 

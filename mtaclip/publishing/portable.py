@@ -113,8 +113,10 @@ def _check_clip_model(file: Path) -> None:
     """Refuse what is no model config of open_clip, and models for which open_clip would ask the network."""
     try:
         content = json.loads(read_text(file))
+        if not content.keys() >= _CLIP_PARTS:
+            raise ValueError("parts are missing")
         towers = {**content["vision_cfg"], **content["text_cfg"]}
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (AttributeError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{file}: not a model config of open_clip, which has {sorted(_CLIP_PARTS)}.") from error
     other = [key for key, value in towers.items() if key.startswith(_OTHER_MODELS) and isinstance(value, str)]
     if other:

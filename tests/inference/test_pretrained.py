@@ -227,7 +227,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         r"config\.yaml: not plain YAML .*python/object/apply",
     ),
     "aliases": (partial(write, "config.yaml", ALIASES), r"config\.yaml: .*it has aliases"),
-    "deep config": (partial(write, "config.yaml", "[" * 2000), r"config\.yaml: not"),
+    "deep config": (partial(write, "config.yaml", "[" * 1200), r"config\.yaml: not"),
     "base": (partial(write, "config.yaml", "_BASE_: /etc/passwd\n"), r"config\.yaml: not the config"),
     "unknown key": (partial(edit, "config.yaml", "NUM_CLASSES:", "NUMBER:"), r"config\.yaml: .*NUMBER"),
     "wrong type": (
@@ -245,6 +245,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "tower without ending": (set_arch("ARCH: ../tower"), r"ARCH is '\.\./tower', but"),
     "unknown tower": (set_arch("ARCH: RN51"), r"ARCH: 'RN51' is neither"),
     "odd tower": (partial(write, "clip_model.json", "[]"), r"clip_model\.json: not a model config of open_clip"),
+    "half a tower": (partial(edit, "clip_model.json", '"embed_dim"', '"dim"'), r"clip_model\.json: not a model config"),
     "tower of the network": (
         partial(edit, "clip_model.json", '"text_cfg": {', '"text_cfg": {"hf_model_name": "some/model", '),
         r"clip_model\.json: hf_model_name names a model of another library",
@@ -299,7 +300,7 @@ def test_other_folders_are_never_replaced_and_published_ones_on_demand(predictor
     predictor.save_pretrained(copied, palette=palette, overwrite=True)
     assert Predictor.from_pretrained(copied, "cpu").class_names == ("a", "b", "c")
     (copied / "thesis.tex").touch()
-    with pytest.raises(ValueError, match="holds 'thesis.tex', which is no part"):
+    with pytest.raises(ValueError, match="holds 'thesis.tex', which is not of a published model"):
         predictor.save_pretrained(copied, overwrite=True)
     with pytest.raises(ValueError, match="is a file"):
         predictor.save_pretrained(copied / "thesis.tex")
@@ -307,7 +308,11 @@ def test_other_folders_are_never_replaced_and_published_ones_on_demand(predictor
         predictor.save_pretrained(copied / "thesis.tex" / "folder")
     with pytest.raises(ValueError, match="2 classes are named, but the model has 3"):
         predictor.save_pretrained(tmp_path / "new", palette=Palette(("a", "b"), np.zeros((2, 3), np.uint8)))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["copied"]
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "README.md").touch()
+    with pytest.raises(ValueError, match="holds 'README.md', which is not of a published model"):
+        predictor.save_pretrained(tmp_path / "project", overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["copied", "project"]
 
 
 def test_a_full_disk_leaves_nothing_new_and_the_old_as_it_was(predictor, copied, tmp_path):
