@@ -402,6 +402,7 @@ SCRIPTS = {
     "projects/MTACLIP/check_dataset.py": "projects.MTACLIP.check_dataset",
     "projects/MTACLIP/compare.py": "projects.MTACLIP.compare",
     "projects/MTACLIP/tools/draw_curves.py": "projects.MTACLIP.tools.draw_curves",
+    "projects/MTACLIP/publish.py": "projects.MTACLIP.publish",
     "projects/MTACLIP/tools/replay_batch.py": "projects.MTACLIP.tools.replay_batch",
 }
 

@@ -33,6 +33,7 @@ _CITYSCAPES_SOURCE = "https://www.cityscapes-dataset.com"
 _ADE20K_SOURCE = "https://sceneparsing.csail.mit.edu"
 _CITYSCAPES_NAMES = {split: f"cityscapes_sem_seg_{split}" for split in ("train", "val", "test")}
 _ADE20K_NAMES = {split: f"ade20k_150_sem_seg_{split}" for split in ("train", "val")}
+KNOWN_DATASETS = (*_CITYSCAPES_NAMES.values(), *_ADE20K_NAMES.values())
 _ADE20K_FOLDERS = {"train": "training", "val": "validation"}
 _ADE20K_CLASSES = 150
 
@@ -176,7 +177,7 @@ def unlabelled(image: Path, wanted: list[Path]) -> FileNotFoundError:
 
 
 def _known() -> str:
-    return ", ".join([*_CITYSCAPES_NAMES.values(), *_ADE20K_NAMES.values()])
+    return ", ".join(KNOWN_DATASETS)
 
 
 def _register_cityscapes() -> None:

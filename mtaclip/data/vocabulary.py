@@ -109,6 +109,19 @@ def split_texts(rows: Iterable[str], source: str, kind: str) -> list[ClassTexts]
     return _distinct(((number, tuple(row.split(";"))) for number, row in enumerate(rows, start=1)), source, kind)
 
 
+def read_vocabulary(name_or_path: str | Path) -> bytes:
+    """The content of a vocabulary's file.
+
+    Args:
+        name_or_path: see `load_synonyms`.
+
+    Raises:
+        ValueError: neither a known name nor a file.
+        OSError: the file cannot be read.
+    """
+    return _read(name_or_path, _TRAINED)[1]
+
+
 def same_text(text: str) -> str:
     """What texts that CLIP reads alike have in common: upper and lower case and the width of blanks do not matter."""
     return " ".join(text.casefold().split())

@@ -63,7 +63,7 @@ class Viewer:
         Raises:
             ValueError: its config names no test dataset, or one whose metadata do not fit the model.
         """
-        self.palette = Palette.from_config(predictor.cfg)
+        self.palette = predictor.palette
         self.limitation: str | None = None
         self._predictor = predictor
         try:

@@ -14,13 +14,15 @@ from mtaclip.data.build import check_dataset
 from mtaclip.data.datasets import check_registered
 from mtaclip.data.folder import use_folder
 from mtaclip.engine.optimizer import check_solver
+from mtaclip.publishing.folder import is_published_config
+from mtaclip.publishing.portable import read_config
 
 
 def setup_cfg(config_file: str | Path, opts: Sequence[str] = (), *, device: str | None = None) -> CfgNode:
     """Read, override and check a configuration, and register the datasets of DATASETS.FOLDER.
 
     Args:
-        config_file: a YAML file; its `_BASE_` is read first.
+        config_file: a YAML file, whose `_BASE_` is read first, or the config of a published model.
         opts: keys and values in turn, as on Detectron2's command lines.
         device: takes the place of MODEL.DEVICE.
 
@@ -46,7 +48,10 @@ def setup_cfg(config_file: str | Path, opts: Sequence[str] = (), *, device: str 
 
 def _merge(cfg: CfgNode, config_file: str | Path, opts: list[str]) -> None:
     try:
-        cfg.merge_from_file(str(config_file), allow_unsafe=False)
+        if is_published_config(config_file):
+            cfg.merge_from_other_cfg(read_config(Path(config_file).parent))
+        else:
+            cfg.merge_from_file(str(config_file), allow_unsafe=False)
     except yaml.YAMLError as error:
         raise ValueError(f"{config_file}: not a plain YAML file ({' '.join(str(error).split())}).") from error
     except (KeyError, AssertionError, ValueError) as error:

@@ -21,10 +21,26 @@ from mtaclip.checkpoint.loading import check_complete, load_state, read_checkpoi
 from mtaclip.config import add_mtaclip_config
 from mtaclip.data.labels import read_image
 from mtaclip.data.mapper import inference_augmentations
+from mtaclip.evaluation.comparison import read_scores
 from mtaclip.inference.augmentation import build_inference
 from mtaclip.inference.canvas import INVALID
 from mtaclip.modeling.build import build_model
 from mtaclip.modeling.performance import autocast, speed_up
+from mtaclip.publishing.card import model_card
+from mtaclip.publishing.files import CARD, CLASSES, first_line
+from mtaclip.publishing.folder import (
+    check_target,
+    classes_file,
+    published_palette,
+    read_folder,
+    write_folder,
+)
+from mtaclip.publishing.hub import fetch
+from mtaclip.publishing.portable import config_files
+from mtaclip.visualization.palette import Palette
+
+# What libraries raise for values of a config that make no sense.
+_NONSENSE = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError)
 
 ImageLike = str | Path | Image.Image | NDArray[np.uint8] | Tensor
 
@@ -86,26 +102,92 @@ class Predictor:
             )
         cfg = get_cfg()
         add_mtaclip_config(cfg)
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
             cfg.merge_from_other_cfg(CfgNode.load_cfg(checkpoint["config"]))
         except (AttributeError, KeyError, AssertionError, ValueError, YAMLError) as error:
-            raise ValueError(f"{path}: its config cannot be used: {_first_line(error)}.") from error
-        try:
-            cfg.merge_from_list([*opts, "MODEL.WEIGHTS", str(path), "MODEL.DEVICE", device])
-        except (KeyError, AssertionError, ValueError) as error:
-            raise ValueError(f"opts: {_first_line(error)}.") from error
+            raise ValueError(f"{path}: its config cannot be used: {first_line(error)}.") from error
+        _merge(cfg, [*opts, "MODEL.WEIGHTS", str(path), "MODEL.DEVICE", device or _default_device()])
         cfg.MODEL.WEIGHTS_REINIT = ()  # of the training; and whatever the file says, it is not to name pickles
         cfg.MODEL.WEIGHTS_ALLOW_PICKLE = False
         predictor = cls.__new__(cls)
         predictor._build(cfg, checkpoint)
         return predictor
 
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder_or_id: str | Path,
+        device: str | None = None,
+        opts: Sequence[str] = (),
+        *,
+        revision: str | None = None,
+    ) -> "Predictor":
+        """Load a published model; nothing in its folder is executed, and no dataset needs to be there.
+
+        Args:
+            folder_or_id: a folder of `save_pretrained`, or the id "name/model" of one on the Hugging Face Hub.
+            device: see `from_checkpoint`.
+            opts: see `from_checkpoint`.
+            revision: branch, tag or commit on the hub.
+
+        Raises:
+            FileNotFoundError: there is no such folder, or a file of it is missing.
+            OSError: the hub has no such model or cannot be reached.
+            ValueError: a file is damaged or does not fit the others, the device is unknown or not there, or a key is
+                unknown.
+        """
+        folder = fetch(folder_or_id, revision)
+        cfg = read_folder(folder)
+        _merge(cfg, [*opts, "MODEL.WEIGHTS", cfg.MODEL.WEIGHTS, "MODEL.DEVICE", device or _default_device()])
+        predictor = cls.__new__(cls)
+        checkpoint = read_checkpoint(cfg.MODEL.WEIGHTS)
+        try:
+            predictor._build(cfg, checkpoint)
+        except _NONSENSE as error:
+            raise ValueError(
+                f"{folder}: its config describes no model that can be built ({first_line(error)})."
+            ) from error
+        return predictor
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        palette: Palette | None = None,
+        license: str = "other",
+        scores: Sequence[str | Path] = (),
+        overwrite: bool = False,
+    ) -> None:
+        """Publish the model: a folder for `from_pretrained`, here and on other machines.
+
+        Args:
+            folder: new or empty; its name is the model's.
+            palette: names and colours of the classes; None takes `palette`.
+            license: of the weights, an id of the Hugging Face Hub, for the model card.
+            scores: files `scores_<dataset>.json` that an evaluation of these weights wrote, for the model card.
+            overwrite: replace a published model.
+
+        Raises:
+            ValueError: the folder holds something else, a palette has another number of classes, or there is none.
+            OSError: a file cannot be read or written.
+        """
+        folder = Path(folder).resolve()
+        check_target(folder, overwrite=overwrite)
+        palette = palette or self.palette
+        evaluations = [read_scores(Path(file)) for file in scores]
+        num_classes = self._cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+        files = config_files(self._cfg)
+        card = model_card(folder.name, self._cfg, palette.names, evaluations, license)
+        files |= {CLASSES: classes_file(palette, num_classes), CARD: card.encode()}
+        write_folder(folder, self._network.state_dict(), files, overwrite=overwrite)
+
     def _build(self, cfg: CfgNode, checkpoint: dict[str, Any]) -> None:
         _check_device(cfg.MODEL.DEVICE)
+        self._palette = published_palette(cfg)
         model = build_model(cfg)
         load_state(model, checkpoint["model"], cfg.MODEL.WEIGHTS)
         speed_up(model, cfg)
+        self._network = model
         self._model = build_inference(cfg, model).eval()
         self._augmentations = T.AugmentationList(inference_augmentations(cfg))
         self._cfg = cfg.clone()
@@ -143,6 +225,20 @@ class Predictor:
         """The model in eval mode, as it is evaluated."""
         return self._model
 
+    @property
+    def palette(self) -> Palette:
+        """Names and colours of the model's classes: those it was published with, or those of the first test dataset.
+
+        Raises:
+            ValueError: there is no such dataset, or it has another number of classes.
+        """
+        return self._palette or Palette.from_config(self._cfg)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the C classes; see `palette`."""
+        return self.palette.names
+
     def autocast(self) -> torch.autocast:
         """The context in which the model is evaluated."""
         return autocast(self._cfg)
@@ -160,8 +256,15 @@ class Predictor:
         return {"image": channels_first, "height": pixels.shape[0], "width": pixels.shape[1]}
 
 
-def _first_line(error: Exception) -> str:
-    return str(error.args[0] if error.args else error).splitlines()[0].rstrip(".")
+def _default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _merge(cfg: CfgNode, opts: list[str]) -> None:
+    try:
+        cfg.merge_from_list(opts)
+    except (KeyError, AssertionError, ValueError) as error:
+        raise ValueError(f"opts: {first_line(error)}.") from error
 
 
 def _check_device(name: str) -> None:
@@ -173,7 +276,7 @@ def _check_device(name: str) -> None:
         torch.zeros(1, device=device).cpu()
     except (AssertionError, RuntimeError) as error:
         raise ValueError(
-            f"MODEL.DEVICE is '{name}', but PyTorch cannot compute there ({_first_line(error)}); set it to cpu."
+            f"MODEL.DEVICE is '{name}', but PyTorch cannot compute there ({first_line(error)}); set it to cpu."
         ) from error
 
 

@@ -1,9 +1,9 @@
 """Building open_clip's towers from the configuration."""
 
+import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 
 import open_clip
@@ -151,12 +151,12 @@ def clip_config(arch: str) -> dict:
     return open_clip.get_model_config(_register(arch))
 
 
-@cache
 def _register(arch: str) -> str:
-    """Make `arch` known to open_clip and return its name there."""
+    """Make `arch` known to open_clip, in place of another of its name, and return its name there."""
     path = Path(arch) if arch.endswith(".json") else _PACKAGED_CONFIGS / f"{arch}.json"
     if path.is_file():
-        open_clip.add_model_config(path)
+        if open_clip.get_model_config(path.stem) != json.loads(path.read_text(encoding="utf-8")):
+            open_clip.add_model_config(path)
         return path.stem
     if arch in open_clip.list_models():
         return arch

@@ -86,8 +86,16 @@ class Palette:
                 f"dataset '{name}' has {len(palette.names)} classes, the model {cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES}: "
                 "name the dataset whose classes the model predicts."
             )
+        return palette.tested(cfg)
+
+    def tested(self, cfg: CfgNode) -> "Palette":
+        """The classes of TEST.VOCABULARY in place of these, if it names any.
+
+        Raises:
+            ValueError: there is no such vocabulary.
+        """
         classes = load_test_vocabulary(cfg.TEST.VOCABULARY)
-        return palette if classes is None else palette.for_names([texts[0] for texts in classes])
+        return self if classes is None else self.for_names([texts[0] for texts in classes])
 
     def for_names(self, names: Sequence[str]) -> "Palette":
         """Classes of other names: in the colours of this palette where it has them, else in others that are distinct.

@@ -36,6 +36,7 @@ from mtaclip.engine import setup_cfg
 from mtaclip.evaluation.report import markdown_table, write_file
 from mtaclip.files import output_stems
 from mtaclip.inference.predictor import Predictor
+from mtaclip.publishing.folder import find_palette
 from mtaclip.visualization import Palette
 from mtaclip.visualization.alignment_page import (
     alignment_page,
@@ -94,7 +95,7 @@ def run(args: argparse.Namespace) -> None:
     views = chosen_views(args)
     cfg = setup_cfg(args.config_file, args.opts)  # it registers the datasets of DATASETS.FOLDER
     records = find_records(args)
-    palette = Palette.from_config(cfg, args.dataset)
+    palette = Palette.from_config(cfg, args.dataset) if args.dataset else find_palette(cfg)
     predictor = Predictor(cfg)
     network = explainable(predictor)
     classes = text_numbers(args.classes, network.class_texts)

@@ -80,8 +80,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     config_help = "YAML file of the models (default: the config in each checkpoint)"
     parser.add_argument("--config-file", metavar="FILE", help=config_help)
-    checkpoint_help = f"one or more, of which the page offers a choice (default: {MINIATURE}, by `make demo`)"
-    parser.add_argument("--checkpoint", type=Path, nargs="+", metavar="FILE", help=checkpoint_help)
+    checkpoint_help = (
+        "files, or folders of published models, of which the page offers a choice "
+        f"(default: {MINIATURE}, by `make demo`)"
+    )
+    parser.add_argument("--checkpoint", type=Path, nargs="+", metavar="PATH", help=checkpoint_help)
     parser.add_argument("--device", help="cuda or cpu (default: a GPU if there is one)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 for all (127.0.0.1)")
     parser.add_argument("--port", type=int, help="(default: the first free one from 7860 on)")
@@ -128,7 +131,7 @@ class Models:
     """The models of the page's checkpoints; the last ones that were asked for are kept.
 
     Attributes:
-        files: the checkpoints.
+        files: the checkpoints, and folders of published models.
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
@@ -145,8 +148,8 @@ class Models:
         if args.checkpoint is None and not MINIATURE.is_file():
             raise FileNotFoundError(f"there is no {MINIATURE}: `make demo` makes it, or name another by --checkpoint.")
         for file in self.files:
-            if not file.is_file():
-                raise FileNotFoundError(f"--checkpoint: there is no file {str(file)!r}.")
+            if not file.exists():
+                raise FileNotFoundError(f"--checkpoint: there is no file or folder {str(file)!r}.")
         self._args = args
         self._load = lru_cache(_MOST_MODELS)(self._load_anew)
         self.viewer(self.files[0])
@@ -164,7 +167,8 @@ class Models:
     def _load_anew(self, checkpoint: Path) -> Viewer:
         args = self._args
         if args.config_file is None:
-            predictor = Predictor.from_checkpoint(checkpoint, args.device, args.opts)
+            load = Predictor.from_pretrained if checkpoint.is_dir() else Predictor.from_checkpoint
+            predictor = load(checkpoint, args.device, args.opts)
         else:
             device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
             opts = [*args.opts, "MODEL.WEIGHTS", str(checkpoint)]

@@ -38,6 +38,7 @@ from mtaclip.demo.videos import film_camera, segment_videos
 from mtaclip.engine import setup_cfg
 from mtaclip.files import output_stems
 from mtaclip.inference.predictor import Predictor
+from mtaclip.publishing.folder import find_palette
 from mtaclip.visualization import Painter, Palette
 from mtaclip.visualization.film import VIDEO_KINDS
 from mtaclip.visualization.legend import LEGEND_BACKGROUNDS
@@ -172,7 +173,7 @@ def load(args: argparse.Namespace) -> tuple[Segmenter, Painter]:
     if args.vocabulary is not None:
         options = ["TEST.VOCABULARY", repr(args.vocabulary), *options]  # quoted: a text, whatever it looks like
     cfg = setup_cfg(args.config_file, options)
-    palette = Palette.from_config(cfg)
+    palette = find_palette(cfg)
     shown = None if args.classes is None else chosen_classes(args.classes, palette)
     if args.palette == "colour-blind":
         palette = palette.colour_blind()

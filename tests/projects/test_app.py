@@ -127,7 +127,7 @@ def test_a_missing_model_is_named(checkpoint, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"mtaclip_tiny/model_final\.pth: `make demo` makes it"):
         load_models()
-    with pytest.raises(FileNotFoundError, match="--checkpoint: there is no file 'other.pth'"):
+    with pytest.raises(FileNotFoundError, match="--checkpoint: there is no file or folder 'other.pth'"):
         load_models("--checkpoint", checkpoint, "other.pth")
 
 
