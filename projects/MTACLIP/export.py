@@ -1,0 +1,101 @@
+r"""Export a model for other programs, and check the file against the model.
+
+    python projects/MTACLIP/export.py --checkpoint output/cityscapes/mtaclip_R50/model_best.pth --format onnx \
+        --output mtaclip.onnx
+
+The file takes images of 64 to 4096 pixels each way, or of one size if --height and --width name it, and gives labels
+and class scores. Normalisation and class texts are inside. Whole images in float32 can be exported, nothing else: no
+training, no sliding windows, no test-time augmentation.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import mtaclip  # noqa: F401  (before Detectron2: it repairs the 0.6 release)
+
+# isort: split
+from mtaclip.demo.problems import run_program
+from mtaclip.engine import setup_cfg
+from mtaclip.export import compare, export_program, load_onnx, load_program, save_onnx, save_program
+from mtaclip.inference.predictor import Predictor
+from mtaclip.inference.resize import Size
+
+FORMATS = {"torch": (save_program, load_program), "onnx": (save_onnx, load_onnx)}
+_CHECKED = ((256, 512), (512, 1024))
+
+logger = logging.getLogger("mtaclip.export")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="weights to export")
+    config_help = "YAML file of the model (default: the config in the checkpoint)"
+    parser.add_argument("--config-file", metavar="FILE", help=config_help)
+    format_help = "a program of torch.export, or ONNX"
+    parser.add_argument("--format", choices=FORMATS, required=True, help=format_help)
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="to write; its folder is created")
+    parser.add_argument("--height", type=int, help="of all images, in pixels (default: any)")
+    parser.add_argument("--width", type=int, help="of all images, in pixels (default: any)")
+    options_help = "config keys and values, such as TEST.CLASSIFIER text; at the end"
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help=options_help)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns 0, or ends with exit status 2 and a sentence on what is wrong."""
+    return run_program(make_parser(), run, argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the file and compare it with the model.
+
+    Raises:
+        ValueError, OSError: options do not fit together, the model cannot be exported, or a file cannot be used.
+    """
+    save, load = FORMATS[args.format]
+    size = fixed_size(args)
+    predictor = load_predictor(args)
+    program = export_program(predictor, size)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    save(program, predictor, args.output)
+    logger.info("%s has %.1f MB", args.output, args.output.stat().st_size / 1e6)
+    exported = load(args.output)
+    for checked in _CHECKED if size is None else (size,):
+        agreement = compare(exported, predictor, checked)
+        logger.info(
+            "%d x %d: scores differ by at most %.2g, %.4f %% of the labels are equal",
+            *checked,
+            agreement.difference,
+            100 * agreement.equal,
+        )
+
+
+def fixed_size(args: argparse.Namespace) -> Size | None:
+    """Height and width of all images; None where they are open.
+
+    Raises:
+        ValueError: only one of them is given.
+    """
+    if (args.height is None) != (args.width is None):
+        raise ValueError("--height and --width belong together: name both, or none for images of any size.")
+    return None if args.height is None else (args.height, args.width)
+
+
+def load_predictor(args: argparse.Namespace) -> Predictor:
+    """The model of the options, on the CPU.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint or config.
+        ValueError: they do not fit together.
+    """
+    if args.config_file is None:
+        return Predictor.from_checkpoint(args.checkpoint, "cpu", args.opts)
+    return Predictor(setup_cfg(args.config_file, [*args.opts, "MODEL.WEIGHTS", str(args.checkpoint)], device="cpu"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
