@@ -23,12 +23,10 @@ class Agreement:
     """How a file and its model agree on one image.
 
     Attributes:
-        size: height and width of the image in pixels.
-        difference: the largest of a class score.
+        difference: the largest between two scores of a class at a pixel.
         equal: share of the pixels with the same label, 0 .. 1.
     """
 
-    size: Size
     difference: float
     equal: float
 
@@ -69,4 +67,4 @@ def compare(run: Runner, predictor: Predictor, size: Size) -> Agreement:
     (expected,) = predictor.model([{"image": image, "scores": True}])
     labels, scores = run(image[None].to(expected["labels"].device))
     difference = (scores[0] - expected["sem_seg"]).abs().max().item()
-    return Agreement(size, difference, (labels[0] == expected["labels"]).float().mean().item())
+    return Agreement(difference, (labels[0] == expected["labels"]).float().mean().item())

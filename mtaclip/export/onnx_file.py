@@ -30,8 +30,15 @@ def save_onnx(program: ExportedProgram, predictor: Predictor, file: Path) -> Non
     """
     check_installed()
     metadata = facts(predictor)
-    names = {"input_names": ["images"], "output_names": ["labels", "scores"]}
-    converted = torch.onnx.export(plain_program(program), dynamo=True, opset_version=OPSET, verbose=False, **names)
+    converted = torch.onnx.export(
+        plain_program(program),
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=["images"],
+        output_names=["labels", "scores"],
+        dynamic_shapes=({0: "batch", 2: "height", 3: "width"},),  # names for what the program leaves open
+        verbose=False,
+    )
     converted.model.metadata_props.update(metadata)
     replace_file(file, converted.model_proto.SerializeToString())
 
