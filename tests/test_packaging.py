@@ -71,17 +71,17 @@ def third_party_imports(*folders: str) -> Iterator[tuple[str, Path]]:
 def test_dependencies_are_ranges_and_python_is_stated():
     assert PYPROJECT["project"]["requires-python"] == ">=3.10"
     assert str(dependencies()["torch"].specifier) == ">=2.4"
-    for name, requirement in dependencies("app", "bench", "dev").items():
+    for name, requirement in dependencies("app", "bench", "export", "dev").items():
         assert requirement.url is None, name
         assert {specifier.operator for specifier in requirement.specifier} == {">="}, name
-    assert not BY_HAND & set(dependencies("app", "bench", "dev"))
+    assert not BY_HAND & set(dependencies("app", "bench", "export", "dev"))
     # With torch among the build requirements, pip would download a second one to build with.
     assert all(Requirement(line).name in {"setuptools", "wheel"} for line in PYPROJECT["build-system"]["requires"])
 
 
 @pytest.mark.parametrize(
     ("folders", "extras"),
-    [(("mtaclip",), ()), (("projects", "datasets", "benchmarks", "configs"), ("app", "bench"))],
+    [(("mtaclip",), ("export",)), (("projects", "datasets", "benchmarks", "configs"), ("app", "bench", "export"))],
     ids=["package", "scripts"],
 )
 def test_everything_imported_is_declared(folders, extras):
@@ -101,7 +101,7 @@ def test_pinned_environment_satisfies_the_declared_ranges():
         for pin in (Requirement(line) for line in lines if line and not line.startswith("#")):
             assert [specifier.operator for specifier in pin.specifier] == ["=="], f"{file}: {pin}"
             pins.setdefault(normalise(pin.name), []).append(next(iter(pin.specifier)).version)
-    for name, requirement in dependencies("dev").items():
+    for name, requirement in dependencies("export", "dev").items():
         assert name in pins, f"{name} is declared in pyproject.toml and not pinned in requirements/"
         assert all(requirement.specifier.contains(version) for version in pins[name]), name
 
@@ -399,6 +399,7 @@ SCRIPTS = {
     "demo.py": "projects.MTACLIP.demo",
     "projects/MTACLIP/alignment.py": "projects.MTACLIP.alignment",
     "projects/MTACLIP/app.py": "projects.MTACLIP.app",
+    "projects/MTACLIP/export.py": "projects.MTACLIP.export",
     "projects/MTACLIP/tools/replay_batch.py": "projects.MTACLIP.tools.replay_batch",
 }
 

@@ -33,25 +33,39 @@ def export_program(predictor: Predictor, size: Size | None = None) -> ExportedPr
 
     Args:
         predictor: of whole images; it computes in float32 whatever SOLVER.AMP says.
-        size: height and width of all images; None leaves both open, within `EDGES`.
+        size: height and width of all images; None leaves both open, within `EDGES` and in multiples of `edge_step`.
 
     Returns:
         A program on the predictor's device from images (B, 3, H, W) uint8 RGB to labels (B, H, W) uint8 and scores
         (B, C, H, W) float32, for any number B of images within `BATCHES`.
 
     Raises:
-        ValueError: the predictor does not see an image once and as a whole, or the size is out of `EDGES`.
+        ValueError: the predictor does not see an image once and as a whole, or the size is another.
     """
     model = exportable(predictor)
-    if size is not None and not all(EDGES[0] <= edge <= EDGES[1] for edge in size):
-        raise ValueError(f"an image must have {EDGES[0]} to {EDGES[1]} pixels each way, got {size[0]} x {size[1]}.")
+    step = edge_step(predictor)
+    if size is not None and not all(EDGES[0] <= edge <= EDGES[1] and edge % step == 0 for edge in size):
+        unit = f"a multiple of {step} from " if step > 1 else ""
+        raise ValueError(
+            f"an image must have {unit}{EDGES[0]} to {EDGES[1]} pixels each way, got {size[0]} x {size[1]}."
+        )
     dynamic = {0: Dim("batch", min=BATCHES[0], max=BATCHES[1])}
     if size is None:
-        dynamic |= {2: Dim("height", min=EDGES[0], max=EDGES[1]), 3: Dim("width", min=EDGES[0], max=EDGES[1])}
+        dynamic |= {2: _edges("height", step), 3: _edges("width", step)}
     shape = (*_TRACED[:2], *(size or _TRACED[2:]))
     images = torch.zeros(shape, dtype=torch.uint8, device=model.pixel_mean.device)
     with torch.no_grad():
         return torch.export.export(model, (images,), dynamic_shapes=(dynamic,), strict=False)
+
+
+def edge_step(predictor: Predictor) -> int:
+    """What the edges of a program's images are multiples of: 1, or the patches of a ViT."""
+    return max(predictor.model.backbone.size_divisibility, 1)
+
+
+def _edges(name: str, step: int) -> Dim:
+    dim = Dim(name, min=EDGES[0] // step, max=EDGES[1] // step)
+    return dim if step == 1 else step * dim
 
 
 def save_program(program: ExportedProgram, predictor: Predictor, file: Path) -> None:
@@ -70,13 +84,19 @@ def facts(predictor: Predictor) -> dict[str, str]:
     """What a program's user has to know, as JSON by name.
 
     "classes": C names; "colours": C triples of red, green and blue in 0..255; "batches": fewest and most images;
-    "edges": shortest and longest edge in pixels.
+    "edges": shortest and longest edge in pixels; "step": edges are multiples of it.
 
     Raises:
         ValueError: the dataset of the predictor's config does not say it.
     """
     palette = Palette.from_config(predictor.cfg)
-    known = {"classes": palette.names, "colours": palette.colours.tolist(), "batches": BATCHES, "edges": EDGES}
+    known = {
+        "classes": palette.names,
+        "colours": palette.colours.tolist(),
+        "batches": BATCHES,
+        "edges": EDGES,
+        "step": edge_step(predictor),
+    }
     return {name: json.dumps(value) for name, value in known.items()}
 
 

@@ -15,8 +15,9 @@ def main(model: str, picture: str, output: str) -> None:
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     facts = {name: json.loads(text) for name, text in session.get_modelmeta().custom_metadata_map.items()}
     image = Image.open(picture).convert("RGB")
-    height, width = session.get_inputs()[0].shape[2:]  # numbers where the file has one size, else names
-    resized = image.resize((width, height)) if isinstance(height, int) else image
+    own = [round(edge / facts["step"]) * facts["step"] for edge in image.size]
+    fixed = session.get_inputs()[0].shape[:1:-1]  # width and height: numbers where the file has one size, else names
+    resized = image.resize(fixed if isinstance(fixed[0], int) else own)
     if not all(facts["edges"][0] <= edge <= facts["edges"][1] for edge in resized.size):
         sys.exit(f"{picture} has {image.width} x {image.height} pixels, the model takes {facts['edges']} each way.")
     (labels,) = session.run(["labels"], {"images": np.asarray(resized).transpose(2, 0, 1)[None]})

@@ -106,8 +106,8 @@ def test_the_file_names_its_inputs_outputs_classes_and_limits(fixed):
     facts = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
     assert len(facts["classes"]) == len(facts["colours"]) == 19
     assert facts["edges"] == [64, 4096]
-    # Class texts are a constant: no tensor is as large as the text tower's table of tokens.
-    assert max(np.prod(tensor.dims) for tensor in model.graph.initializer) < 49408
+    # Class texts are a constant: the text tower's table of 49408 tokens is not there.
+    assert all(49408 not in tensor.dims for tensor in model.graph.initializer)
 
 
 def test_a_missing_library_is_named(predictor, tmp_path, monkeypatch):
@@ -124,7 +124,7 @@ def test_one_file_takes_batches_and_sizes(make_predictor, method, tower, tmp_pat
     file = tmp_path / "model.onnx"
     save_onnx(export_program(predictor), predictor, file)
     run = load_onnx(file)
-    for size in ((256, 512), (512, 1024), (99, 131)):
+    for size in ((256, 512), (512, 1024), (99, 131) if tower == "resnet" else (80, 144)):
         agreement = compare(run, predictor, size)
         assert agreement.equal > 0.9999
         assert agreement.difference < CLOSE

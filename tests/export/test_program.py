@@ -5,6 +5,8 @@ import torch
 
 from mtaclip.export import compare, export_program, load_program, plain_program, save_program
 
+CLOSE = 5e-5  # of scores up to 5.4; 1.7e-5 was measured, where edges are odd, and 1e-6 elsewhere
+
 
 @pytest.fixture(scope="module")
 def predictor(make_predictor):
@@ -16,18 +18,16 @@ def program(predictor):
     return export_program(predictor)
 
 
-def test_one_program_takes_batches_and_sizes(predictor, program, tmp_path):
-    file = tmp_path / "model.pt2"
-    save_program(program, predictor, file)
-    loaded = load_program(file)
+def test_one_program_takes_batches_and_sizes(predictor, program):
+    run = program.module()
     for size in ((64, 160), (256, 512), (99, 131)):
-        agreement = compare(loaded, predictor, size)
+        agreement = compare(run, predictor, size)
         assert agreement.equal == 1.0
-        assert agreement.difference < 5e-5  # 1.1e-5 was measured
-    images = torch.randint(0, 256, (3, 3, 64, 96), dtype=torch.uint8)
-    labels, scores = loaded(images)
+        assert agreement.difference < CLOSE
+    images = torch.randint(0, 256, (3, 3, 64, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    labels, scores = run(images)
     assert labels.shape == (3, 64, 96) and scores.shape == (3, 19, 64, 96)
-    alone, _ = loaded(images[2:])
+    alone, _ = run(images[2:])
     assert torch.equal(alone[0], labels[2])
 
 
@@ -38,16 +38,20 @@ def test_a_program_refuses_images_out_of_its_limits(program):
             run(torch.zeros(shape, dtype=torch.uint8))
 
 
-def test_the_file_names_classes_colours_and_limits(predictor, program, tmp_path):
-    save_program(program, predictor, tmp_path / "model.pt2")
-    texts = dict.fromkeys(["classes", "colours", "batches", "edges"], "")
-    torch.export.load(tmp_path / "model.pt2", extra_files=texts)
+@pytest.mark.slow
+def test_the_file_holds_the_program_with_classes_colours_and_limits(predictor, program, tmp_path):
+    file = tmp_path / "model.pt2"
+    save_program(program, predictor, file)
+    assert compare(load_program(file), predictor, (64, 96)).equal == 1.0
+    texts = dict.fromkeys(["classes", "colours", "batches", "edges", "step"], "")
+    torch.export.load(file, extra_files=texts)
     facts = {name: json.loads(text) for name, text in texts.items()}
     assert facts["classes"][:2] == ["road", "sidewalk"] and len(facts["classes"]) == 19
     assert facts["colours"][0] == [128, 64, 128]
-    assert facts["batches"] == [1, 64] and facts["edges"] == [64, 4096]
+    assert facts["batches"] == [1, 64] and facts["edges"] == [64, 4096] and facts["step"] == 1
 
 
+@pytest.mark.slow
 def test_deformable_attention_is_one_operator_or_pytorchs_own(program):
     def names(graph):
         return {str(node.target).split(".")[0] for node in graph.nodes if node.op == "call_function"}
@@ -62,10 +66,10 @@ def test_deformable_attention_is_one_operator_or_pytorchs_own(program):
 def test_every_kind_of_model_becomes_a_program(make_predictor, method, tower):
     predictor = make_predictor(method, tower)
     run = export_program(predictor).module()
-    for size in ((256, 512), (99, 131)):
+    for size in ((256, 512), (80, 144)):
         agreement = compare(run, predictor, size)
         assert agreement.equal == 1.0
-        assert agreement.difference < 5e-5
+        assert agreement.difference < CLOSE
 
 
 @pytest.mark.slow
