@@ -13,8 +13,7 @@ from PIL import Image
 from mtaclip.export import compare, export_program, load_onnx, save_onnx
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "projects" / "MTACLIP" / "run_onnx.py"
-# Another order of sums moves a mask's logits, and so the attention masks of a few pixels; 7e-5 was measured.
-CLOSE = 3e-4
+CLOSE = 5e-5  # of scores up to 5; 1.7e-5 was measured
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -117,14 +116,16 @@ def test_a_missing_library_is_named(predictor, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tower", ["resnet", "vit"])
-@pytest.mark.parametrize("method", ["mask2former", "mtaclip"])
-def test_one_file_takes_batches_and_sizes(make_predictor, method, tower, tmp_path):
+@pytest.mark.parametrize(
+    ("method", "tower", "odd"), [("mtaclip", "resnet", (99, 131)), ("mask2former", "vit", (80, 144))]
+)
+def test_one_file_takes_batches_and_sizes(make_predictor, method, tower, odd, tmp_path):
     predictor = make_predictor(method, tower)
-    file = tmp_path / "model.onnx"
+    file = tmp_path / "given" / "open.onnx"
+    file.parent.mkdir()
     save_onnx(export_program(predictor), predictor, file)
     run = load_onnx(file)
-    for size in ((256, 512), (512, 1024), (99, 131) if tower == "resnet" else (80, 144)):
+    for size in ((256, 512), (512, 1024), odd):
         agreement = compare(run, predictor, size)
         assert agreement.equal > 0.9999
         assert agreement.difference < CLOSE
@@ -132,16 +133,10 @@ def test_one_file_takes_batches_and_sizes(make_predictor, method, tower, tmp_pat
     labels, _ = run(images)
     assert torch.equal(run(images[2:])[0][0], labels[2])
 
-
-@pytest.mark.slow
-def test_the_example_takes_pictures_as_they_are_where_the_size_is_open(predictor, tmp_path):
-    file = tmp_path / "given" / "open.onnx"
-    file.parent.mkdir()
-    save_onnx(export_program(predictor), predictor, file)
-    pixels = save_noise(tmp_path / "noise.png", 99, 131)
+    pixels = save_noise(tmp_path / "noise.png", *odd)
     assert run_example(tmp_path, file, "noise.png", "labels.png").returncode == 0
-    expected = predictor.model([{"image": torch.from_numpy(pixels.transpose(2, 0, 1).copy())}])[0]["labels"].numpy()
-    assert np.mean(np.array(Image.open(tmp_path / "labels.png")) == expected) > 0.9999
+    shown, _ = run(torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None])
+    assert np.array_equal(np.array(Image.open(tmp_path / "labels.png")), shown[0].numpy())
     save_noise(tmp_path / "small.png", 50, 70)
     done = run_example(tmp_path, file, "small.png", "labels.png")
     assert "small.png has 70 x 50 pixels, the model takes [64, 4096] each way" in done.stderr

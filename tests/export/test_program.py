@@ -5,7 +5,7 @@ import torch
 
 from mtaclip.export import compare, export_program, load_program, plain_program, save_program
 
-CLOSE = 5e-5  # of scores up to 5.4; 1.7e-5 was measured, where edges are odd, and 1e-6 elsewhere
+CLOSE = 5e-5  # of scores up to 5; 1.6e-5 was measured where edges are odd, 5e-7 elsewhere
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_deformable_attention_is_one_operator_or_pytorchs_own(program):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("method", "tower"), [("mask2former", "resnet"), ("mtaclip", "vit"), ("mask2former", "vit")])
+@pytest.mark.parametrize(("method", "tower"), [("mask2former", "resnet"), ("mtaclip", "vit")])
 def test_every_kind_of_model_becomes_a_program(make_predictor, method, tower):
     predictor = make_predictor(method, tower)
     run = export_program(predictor).module()
