@@ -48,7 +48,7 @@ def load_onnx(file: Path) -> Runner:
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
 
     def run(images: Tensor) -> tuple[Tensor, Tensor]:
-        labels, scores = session.run(["labels", "scores"], {"images": images.numpy()})
+        labels, scores = session.run(["labels", "scores"], {"images": images.cpu().numpy()})
         return torch.from_numpy(labels), torch.from_numpy(scores)
 
     return run
@@ -66,5 +66,5 @@ def compare(run: Runner, predictor: Predictor, size: Size) -> Agreement:
     image = torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     (expected,) = predictor.model([{"image": image, "scores": True}])
     labels, scores = run(image[None].to(expected["labels"].device))
-    difference = (scores[0] - expected["sem_seg"]).abs().max().item()
-    return Agreement(difference, (labels[0] == expected["labels"]).float().mean().item())
+    difference = (scores[0].cpu() - expected["sem_seg"].cpu()).abs().max().item()
+    return Agreement(difference, (labels[0].cpu() == expected["labels"].cpu()).float().mean().item())

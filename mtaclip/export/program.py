@@ -40,7 +40,7 @@ def export_program(predictor: Predictor, size: Size | None = None) -> ExportedPr
         (B, C, H, W) float32, for any number B of images within `BATCHES`.
 
     Raises:
-        ValueError: the predictor does not see an image once and as a whole, or the size is another.
+        ValueError: the predictor does not see an image once and as a whole, or the size is none of these.
     """
     model = exportable(predictor)
     step = edge_step(predictor)

@@ -45,7 +45,10 @@ def test_the_file_is_written_and_compared_with_the_model(run_script, checkpoint,
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--format", "onnx", "--output", "model.pt2"], "--output: a file of --format onnx ends in .onnx, got model.pt2"),
+        (
+            ["--format", "onnx", "--output", "model.pt2"],
+            "--output: a file of --format onnx ends in .onnx, got model.pt2",
+        ),
         (["--format", "torch", "--output", "model.pt2", "--height", "64"], "--height and --width belong together"),
         (["--format", "torch", "--output", "model.pt2", "--height", "64", "--width", "63"], "got 64 x 63"),
         (
