@@ -71,17 +71,17 @@ def third_party_imports(*folders: str) -> Iterator[tuple[str, Path]]:
 def test_dependencies_are_ranges_and_python_is_stated():
     assert PYPROJECT["project"]["requires-python"] == ">=3.10"
     assert str(dependencies()["torch"].specifier) == ">=2.4"
-    for name, requirement in dependencies("bench", "demo", "dev").items():
+    for name, requirement in dependencies("bench", "demo", "dev", "export").items():
         assert requirement.url is None, name
         assert {specifier.operator for specifier in requirement.specifier} == {">="}, name
-    assert not BY_HAND & set(dependencies("bench", "demo", "dev"))
+    assert not BY_HAND & set(dependencies("bench", "demo", "dev", "export"))
     # With torch among the build requirements, pip would download a second one to build with.
     assert all(Requirement(line).name in {"setuptools", "wheel"} for line in PYPROJECT["build-system"]["requires"])
 
 
 @pytest.mark.parametrize(
     ("folders", "extras"),
-    [(("mtaclip",), ()), (("projects", "datasets", "benchmarks", "configs"), ("bench", "demo"))],
+    [(("mtaclip",), ("export",)), (("projects", "datasets", "benchmarks", "configs"), ("bench", "demo", "export"))],
     ids=["package", "scripts"],
 )
 def test_everything_imported_is_declared(folders, extras):
@@ -101,7 +101,7 @@ def test_pinned_environment_satisfies_the_declared_ranges():
         for pin in (Requirement(line) for line in lines if line and not line.startswith("#")):
             assert [specifier.operator for specifier in pin.specifier] == ["=="], f"{file}: {pin}"
             pins.setdefault(normalise(pin.name), []).append(next(iter(pin.specifier)).version)
-    for name, requirement in dependencies("demo", "dev").items():
+    for name, requirement in dependencies("demo", "dev", "export").items():
         assert name in pins, f"{name} is declared in pyproject.toml and not pinned in requirements/"
         assert all(requirement.specifier.contains(version) for version in pins[name]), name
 
@@ -395,16 +395,11 @@ def test_documented_commands_are_found(tmp_path):
 
 
 SCRIPTS = {
-    "train_net.py": "projects.MTACLIP.train_net",
-    "demo.py": "projects.MTACLIP.demo",
-    "projects/MTACLIP/alignment.py": "projects.MTACLIP.alignment",
-    "projects/MTACLIP/app.py": "projects.MTACLIP.app",
-    "projects/MTACLIP/check_dataset.py": "projects.MTACLIP.check_dataset",
-    "projects/MTACLIP/compare.py": "projects.MTACLIP.compare",
-    "projects/MTACLIP/tools/draw_curves.py": "projects.MTACLIP.tools.draw_curves",
-    "projects/MTACLIP/publish.py": "projects.MTACLIP.publish",
-    "projects/MTACLIP/tools/replay_batch.py": "projects.MTACLIP.tools.replay_batch",
+    file.relative_to(ROOT).as_posix(): ".".join(file.relative_to(ROOT).with_suffix("").parts)
+    for file in (ROOT / "projects" / "MTACLIP").rglob("*.py")
+    if "def make_parser" in file.read_text(encoding="utf-8")
 }
+SCRIPTS |= {name: f"projects.MTACLIP.{name.removesuffix('.py')}" for name in ("train_net.py", "demo.py")}
 
 
 @pytest.mark.parametrize("file", documents(), ids=lambda file: str(file.relative_to(ROOT)))

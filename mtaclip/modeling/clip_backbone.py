@@ -120,6 +120,11 @@ class CLIPViT(CLIPTower):
         """Channels and stride of every map."""
         return {name: ShapeSpec(channels=self.ln_pre.normalized_shape[0], stride=s) for name, s in STRIDES.items()}
 
+    @property
+    def size_divisibility(self) -> int:
+        """Edges of images are multiples of it where every pixel is to be seen."""
+        return self.patch_embedding.stride[0]
+
     def position(self, height: int, width: int) -> Tensor:
         """Positions of the class token and of a height x width grid of patches, (1 + height * width, E).
 

@@ -174,7 +174,7 @@ class MaskTextDecoder(nn.Module):
         shrunk = [shrink(mask_features, size) for size in sizes]
 
         tokens = self.query_content if self.alignment is None else self.alignment.embed(self.query_content, text)
-        tokens = tokens.expand(len(mask_features), -1, -1)
+        tokens = tokens.expand(mask_features.shape[0], -1, -1)
         recorded = [self.output_norm(tokens)]
         for index, layer in enumerate(self.layers):
             level = index % NUM_LEVELS

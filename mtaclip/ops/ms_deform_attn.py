@@ -57,7 +57,7 @@ def ms_deform_attn(
     }
     _check("ms_deform_attn", value, expected)
     value = _autocast(value)
-    chosen = implementation(value)
+    chosen = _chosen(value)
     if chosen == "reference":
         return ms_deform_attn_reference(value, spatial_shapes, reference_points, sampling_offsets, attention_logits)
     if chosen == "pytorch":
@@ -105,7 +105,7 @@ def ms_deform_attn_classic(
             f"got {list(level_start_index)}."
         )
     value = _autocast(value)
-    chosen = implementation(value)
+    chosen = _chosen(value)
     if chosen == "reference":
         return ms_deform_attn_classic_reference(value, spatial_shapes, sampling_locations, attention_weights)
     if chosen == "pytorch":
@@ -132,6 +132,13 @@ def implementation(value: Tensor) -> str:
     if chosen != "compiled" and not torch.compiler.is_compiling():
         _say_once(problems["compiled"], {"triton": "Triton", "pytorch": "plain PyTorch"}[chosen])
     return chosen
+
+
+def _chosen(value: Tensor) -> str:
+    """The `implementation`; while torch.export traces, "operator", so that a graph is the same on every machine."""
+    # PyTorch before 2.7 does not tell exporting from compiling.
+    exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+    return "operator" if exporting() else implementation(value)
 
 
 @functools.cache

@@ -1,0 +1,70 @@
+"""Exported files beside the model that they are of.
+
+Letters: B images, C classes, H, W size of an image in pixels.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mtaclip.export.onnx_file import check_installed
+from mtaclip.inference.predictor import Predictor
+from mtaclip.inference.resize import Size
+
+Runner = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Images (B, 3, H, W) uint8 -> labels (B, H, W) uint8 and scores (B, C, H, W) float32."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How a file and its model agree on one image.
+
+    Attributes:
+        difference: the largest between two scores of a class at a pixel.
+        equal: share of the pixels with the same label, 0 .. 1.
+    """
+
+    difference: float
+    equal: float
+
+
+def load_program(file: Path) -> Runner:
+    """Read a file that `save_program` wrote."""
+    return torch.export.load(file).module()
+
+
+def load_onnx(file: Path) -> Runner:
+    """Read a file that `save_onnx` wrote, for the CPU.
+
+    Raises:
+        ValueError: a library is missing.
+    """
+    check_installed()
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+
+    def run(images: Tensor) -> tuple[Tensor, Tensor]:
+        labels, scores = session.run(["labels", "scores"], {"images": images.cpu().numpy()})
+        return torch.from_numpy(labels), torch.from_numpy(scores)
+
+    return run
+
+
+@torch.no_grad()
+def compare(run: Runner, predictor: Predictor, size: Size) -> Agreement:
+    """Let a file and its model see the same noise.
+
+    Args:
+        run: the file.
+        predictor: the model, which leaves out queries as TEST.QUERY_EPS says.
+        size: height and width of the noise in pixels.
+    """
+    image = torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    (expected,) = predictor.model([{"image": image, "scores": True}])
+    labels, scores = run(image[None].to(expected["labels"].device))
+    difference = (scores[0].cpu() - expected["sem_seg"].cpu()).abs().max().item()
+    return Agreement(difference, (labels[0].cpu() == expected["labels"].cpu()).float().mean().item())
