@@ -84,7 +84,11 @@ def _build(cfg: CfgNode, source: str | Path) -> nn.Module:
 
 def _are_texts(names: Sequence[str], classes: int) -> bool:
     """Whether names can be a vocabulary's lines."""
-    lines = {name for name in names if name == name.strip() and name.isprintable() and not name.startswith("#")}
+    lines = {
+        name
+        for name in names
+        if name == name.strip() and name.isprintable() and not name.startswith("#") and ";" not in name
+    }
     return len(names) == len(lines - {""}) == classes
 
 

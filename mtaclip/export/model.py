@@ -59,13 +59,16 @@ def exportable(predictor: Predictor) -> ExportableModel:
     """The inference graph of a predictor, if it can be exported.
 
     Raises:
-        ValueError: the predictor sees images through windows or several times, or its parts are compiled.
+        ValueError: the predictor sees images through windows or several times, or for other classes than it was
+            trained for, or its parts are compiled.
     """
     model = predictor.model
     if not isinstance(model, MTACLIP):
         raise ValueError("what is exported sees an image once: set TEST.AUG.ENABLED False.")
     if model.inference.window is not None:
         raise ValueError("what is exported sees whole images: set TEST.SLIDING_WINDOW.ENABLED False.")
+    if model.other_classes is not None:
+        raise ValueError("what is exported knows the trained classes only: set TEST.VOCABULARY to ''.")
     if predictor.cfg.SOLVER.COMPILE:
         raise ValueError("a model that torch.compile has changed cannot be exported: set SOLVER.COMPILE False.")
     return ExportableModel(model)

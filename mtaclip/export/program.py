@@ -16,7 +16,6 @@ from mtaclip.files import replace_file
 from mtaclip.inference.predictor import Predictor
 from mtaclip.inference.resize import Size
 from mtaclip.ops.reference import ms_deform_attn_classic_reference
-from mtaclip.visualization.palette import Palette
 
 BATCHES = (1, 64)
 """Fewest and most images that a program takes at a time."""
@@ -87,9 +86,9 @@ def facts(predictor: Predictor) -> dict[str, str]:
     "edges": shortest and longest edge in pixels; "step": edges are multiples of it.
 
     Raises:
-        ValueError: the dataset of the predictor's config does not say it.
+        ValueError: see `Predictor.palette`.
     """
-    palette = Palette.from_config(predictor.cfg)
+    palette = predictor.palette
     known = {
         "classes": palette.names,
         "colours": palette.colours.tolist(),

@@ -25,12 +25,10 @@ from typing import Any
 import mtaclip  # noqa: F401  (before Detectron2: it repairs the 0.6 release)
 
 # isort: split
-import torch
 
+from mtaclip.demo.models import load_predictor
 from mtaclip.demo.problems import run_program
 from mtaclip.demo.views import PIXEL_VIEWS, Look, Viewer, read_picture
-from mtaclip.engine import setup_cfg
-from mtaclip.inference.predictor import Predictor
 from mtaclip.visualization.page import Html, element
 
 MINIATURE = Path("output/miniature/mtaclip_tiny/model_final.pth")
@@ -166,13 +164,7 @@ class Models:
 
     def _load_anew(self, checkpoint: Path) -> Viewer:
         args = self._args
-        if args.config_file is None:
-            load = Predictor.from_pretrained if checkpoint.is_dir() else Predictor.from_checkpoint
-            predictor = load(checkpoint, args.device, args.opts)
-        else:
-            device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-            opts = [*args.opts, "MODEL.WEIGHTS", str(checkpoint)]
-            predictor = Predictor(setup_cfg(args.config_file, opts, device=device))
+        predictor = load_predictor(checkpoint, args.config_file, args.device, args.opts)
         viewer = Viewer(predictor)
         if viewer.limitation:
             views = ", ".join(viewer.views)

@@ -17,8 +17,8 @@ from pathlib import Path
 import mtaclip  # noqa: F401  (before Detectron2: it repairs the 0.6 release)
 
 # isort: split
+from mtaclip.demo.models import load_predictor
 from mtaclip.demo.problems import run_program
-from mtaclip.engine import setup_cfg
 from mtaclip.export import (
     check_installed,
     compare,
@@ -28,7 +28,6 @@ from mtaclip.export import (
     save_onnx,
     save_program,
 )
-from mtaclip.inference.predictor import Predictor
 from mtaclip.inference.resize import Size
 
 ENDINGS = {"torch": ".pt2", "onnx": ".onnx"}
@@ -42,7 +41,9 @@ logger = logging.getLogger("mtaclip.export")
 def make_parser() -> argparse.ArgumentParser:
     """The options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="weights to export")
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, metavar="PATH", help="file, or folder of a published model"
+    )
     config_help = "YAML file of the model (default: the config in the checkpoint)"
     parser.add_argument("--config-file", metavar="FILE", help=config_help)
     format_help = "a program of torch.export, or ONNX"
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
     if args.format == "onnx":
         check_installed()
         logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it warns of what it does not simplify
-    predictor = load_predictor(args)
+    predictor = load_predictor(args.checkpoint, args.config_file, "cpu", [*_PLAIN, *args.opts])
     program = export_program(predictor, size)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     if args.format == "onnx":
@@ -105,19 +106,6 @@ def fixed_size(args: argparse.Namespace) -> Size | None:
     if (args.height is None) != (args.width is None):
         raise ValueError("--height and --width belong together: name both, or none for images of any size.")
     return None if args.height is None else (args.height, args.width)
-
-
-def load_predictor(args: argparse.Namespace) -> Predictor:
-    """The model of the options, on the CPU.
-
-    Raises:
-        FileNotFoundError: there is no such checkpoint or config.
-        ValueError: they do not fit together.
-    """
-    opts = [*_PLAIN, *args.opts]
-    if args.config_file is None:
-        return Predictor.from_checkpoint(args.checkpoint, "cpu", opts)
-    return Predictor(setup_cfg(args.config_file, [*opts, "MODEL.WEIGHTS", str(args.checkpoint)], device="cpu"))
 
 
 if __name__ == "__main__":

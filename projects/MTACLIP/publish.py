@@ -23,8 +23,8 @@ from detectron2.config import CfgNode
 from mtaclip.checkpoint.loading import read_checkpoint
 from mtaclip.data.palette import distinct_colours
 from mtaclip.data.vocabulary import load_vocabulary
+from mtaclip.demo.models import load_predictor
 from mtaclip.demo.problems import run_program
-from mtaclip.engine import setup_cfg
 from mtaclip.evaluation.comparison import Evaluation, read_scores
 from mtaclip.inference.predictor import Predictor
 from mtaclip.publishing.folder import check_target
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
         ValueError, OSError: the model cannot be loaded or the folder not be written.
     """
     check_target(args.output, overwrite=args.overwrite)
-    predictor = load_predictor(args)
+    predictor = load_predictor(args.checkpoint, args.config_file, "cpu", args.opts)
     scores = find_scores(args.checkpoint, predictor.cfg) if args.scores is None else args.scores
     predictor.save_pretrained(
         args.output,
@@ -73,13 +73,6 @@ def run(args: argparse.Namespace) -> None:
         overwrite=args.overwrite,
     )
     logger.info("Published in %s; scores in its card: %s", args.output, ", ".join(map(str, scores)) or "none")
-
-
-def load_predictor(args: argparse.Namespace) -> Predictor:
-    """The model of the options, on the CPU."""
-    if args.config_file is None:
-        return Predictor.from_checkpoint(args.checkpoint, "cpu", args.opts)
-    return Predictor(setup_cfg(args.config_file, [*args.opts, "MODEL.WEIGHTS", str(args.checkpoint)], device="cpu"))
 
 
 def find_palette(file: str | None, predictor: Predictor) -> Palette:
