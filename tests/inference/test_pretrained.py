@@ -497,8 +497,8 @@ def test_what_is_neither_a_folder_nor_an_id_is_one_sentence(tmp_path, monkeypatc
 
 
 def test_the_documented_program_runs(published, tmp_path, monkeypatch, capsys):
-    text = (ROOT / "projects/MTACLIP/README.md").read_text(encoding="utf-8")
-    section = text.split("### Publishing a model")[1].split("\n### ")[0]
+    text = (ROOT / "docs/weights.md").read_text(encoding="utf-8")
+    section = text.split("## Publishing a model")[1].split("\n## ")[0]
     (code,) = re.findall(r"^```python\n(.*?)^```", section, re.M | re.S)
     shutil.copytree(published, tmp_path / "my-model")
     Image.fromarray(picture()).save(tmp_path / "street.png")

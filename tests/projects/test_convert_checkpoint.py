@@ -225,8 +225,8 @@ def test_half_a_clip_folder_is_an_error(tmp_path, capsys):
 
 
 def test_every_documented_command_is_understood():
-    page = (ROOT / "projects/MTACLIP/README.md").read_text(encoding="utf-8")
-    section = page.partition("### Checkpoints of other projects")[2].partition("### ")[0]
+    page = (ROOT / "docs/weights.md").read_text(encoding="utf-8")
+    section = page.partition("## Checkpoints of other projects")[2].partition("\n## ")[0]
     commands = re.findall(rf"python {PROGRAM} (--.*)", section + (ROOT / PROGRAM).read_text(encoding="utf-8"))
     kinds = [make_parser().parse_args(shlex.split(command)).kind for command in commands]
     assert len(kinds) == 8 and set(kinds) == {"mtaclip-mmseg", "mask2former", "maskformer-hf", "clip-hf"}

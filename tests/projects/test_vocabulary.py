@@ -138,10 +138,9 @@ def test_an_evaluation_needs_the_classes_of_its_dataset(miniature, config_path, 
 
 
 def test_the_documented_commands_are_understood():
-    page = (ROOT / "projects/MTACLIP/README.md").read_text(encoding="utf-8")
-    section = page.partition("### Your own vocabulary\n")[2].partition("\n### ")[0]
+    page = (ROOT / "docs/vocabulary.md").read_text(encoding="utf-8")
     programs = {"demo": demo, "app": app, "train_net": train_net}
-    commands = re.findall(r"python (?:projects/MTACLIP/)?(\w+)\.py (--.*)", section)
+    commands = re.findall(r"python (?:projects/MTACLIP/)?(\w+)\.py (--.*)", page)
     assert {name for name, _ in commands} == set(programs)
     for name, words in commands:
         args = programs[name].make_parser().parse_args(shlex.split(words))
