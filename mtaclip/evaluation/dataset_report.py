@@ -87,7 +87,7 @@ def dataset_page(summaries: Sequence[Summary], picture: NDArray[np.uint8] | None
     sections.append(section("Classes", table(*class_rows(summaries)), note=" ".join(notes(summaries)) or None))
     if picture is not None:
         content = image(encode_jpeg(picture, _QUALITY, subsampling=0), "jpeg", "images beside their labels")
-        sections.append(section("Samples", element("div", content, class_="wide")))
+        sections.append(section("Samples", element("div", content, class_="whole")))
     return page("Datasets", [summary.name for summary in summaries] + [verdict(summaries)], *sections)
 
 

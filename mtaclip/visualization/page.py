@@ -133,6 +133,7 @@ section > :nth-child(2):not(.note), section > .note + * { margin-top: 16px; }
 .wide > * { display: block; }
 .wide > .drawing { margin-left: -16px; }
 .wide img { border-radius: 8px; }
+.whole img { max-width: 100%; }
 table { border-collapse: separate; border-spacing: 0; font-variant-numeric: tabular-nums; }
 th, td { padding: 4px 14px; text-align: left; white-space: nowrap; border-bottom: 1px solid var(--line); }
 tr:last-child td { border-bottom: 0; }
