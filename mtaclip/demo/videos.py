@@ -3,9 +3,10 @@
 import logging
 import signal
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from threading import Event
 
 from mtaclip.demo.problems import attempt, report_problem
 from mtaclip.demo.progress import progress
@@ -84,13 +85,33 @@ def film_camera(
     with ExitStack() as stack:
         film = stack.enter_context(Film(output, "webcam", painter, video.frame_rate, kinds)) if output else None
         window = stack.enter_context(Window(video.name)) if with_window else None
-        results = stack.enter_context(closing(pipeline(video.frames(), segmenter, newest_only=True)))
-        previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
-        stack.callback(signal.signal, signal.SIGTERM, previous)
-        try:
-            _follow(progress(results, None, "frame"), film, window, painter, shown)
-        except KeyboardInterrupt:
+        stop = stack.enter_context(_stopped_by_signals())
+        results = stack.enter_context(closing(pipeline(video.frames(), segmenter, newest_only=True, stop=stop)))
+        _follow(progress(results, None, "frame"), film, window, painter, shown)
+        if stop.is_set():
             logger.info("Stopped.")
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[Event]:
+    """An event that Ctrl-C or SIGTERM sets; the second time they do what they did before.
+
+    An exception in their place would be lost where it is raised in a callback, of which drawing has many.
+    """
+    stop = Event()
+    previous = {number: signal.getsignal(number) or signal.SIG_DFL for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(number: int, frame: object) -> None:
+        stop.set()
+        signal.signal(number, previous[number])
+
+    for number in previous:
+        signal.signal(number, handle)
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _follow(

@@ -16,7 +16,11 @@ class _Failure:
 
 
 def pipeline(
-    items: Iterable[Any], *functions: Callable[[Any], Any], limit: int = 2, newest_only: bool = False
+    items: Iterable[Any],
+    *functions: Callable[[Any], Any],
+    limit: int = 2,
+    newest_only: bool = False,
+    stop: Event | None = None,
 ) -> Iterator[Any]:
     """Read items in one thread and apply each function in another, in order.
 
@@ -27,6 +31,7 @@ def pipeline(
         functions: the first gets the items, the next what the first returns, and so on.
         limit: items that wait between two threads.
         newest_only: forget an item that waits for the first function when the next one arrives, as a camera needs it.
+        stop: ends the iterator when somebody sets it, whatever is on its way.
 
     Yields:
         what the last function returns.
@@ -34,7 +39,7 @@ def pipeline(
     Raises:
         whatever `items` or a function raises, in place of the item; RuntimeError where a function raises StopIteration.
     """
-    stop = Event()
+    stop = stop or Event()
     queues: list[Queue] = [Queue(1 if newest_only else limit), *(Queue(limit) for _ in functions)]
     threads = [Thread(target=_fill, args=(items, queues[0], stop, newest_only), daemon=True)]
     for function, source, target in zip(functions, queues, queues[1:], strict=False):

@@ -49,23 +49,28 @@ class Film:
         if "legend" in self._kinds and self._pixels.any():
             save_picture(self._painter.legend(self._pixels), self._path("legend.png"))
 
-    def write(self, segmented: Segmented) -> None:
+    def write(self, segmented: Segmented, times: int = 1) -> None:
         """Append a frame.
 
         Args:
             segmented: frame and prediction.
+            times: how often; it is drawn once.
 
         Raises:
             OSError: a file cannot be written.
             ValueError: the frame has another size than the first, or its labels do not fit the palette.
         """
         for kind, writer in self._writers.items():
-            writer.write(self._painter.frame(kind, segmented))
+            picture = self._painter.frame(kind, segmented)
+            for _ in range(times):
+                writer.write(picture)
         if "ids" in self._kinds:
             self._path("ids").mkdir(exist_ok=True)
-            save_picture(self._painter.ids(segmented), self._path("ids") / f"{self._num_frames:06d}.png")
-        self._pixels += self._painter.count(segmented)
-        self._num_frames += 1
+            picture = self._painter.ids(segmented)
+            for number in range(self._num_frames, self._num_frames + times):
+                save_picture(picture, self._path("ids") / f"{number:06d}.png")
+        self._pixels += times * self._painter.count(segmented)
+        self._num_frames += times
 
     def write_until(self, segmented: Segmented, seconds: float) -> None:
         """Repeat the frame of a live source so often that the film lasts to a moment, at least once.
@@ -77,8 +82,7 @@ class Film:
         Raises:
             OSError, ValueError: see `write`.
         """
-        for _ in range(max(1, math.floor(seconds * self._frame_rate) - self._num_frames)):
-            self.write(segmented)
+        self.write(segmented, max(1, math.floor(seconds * self._frame_rate) - self._num_frames))
 
     def _path(self, ending: str) -> Path:
         return self._base.with_name(f"{self._base.name}_{ending}")

@@ -34,6 +34,19 @@ def test_each_function_has_its_own_thread_and_they_overlap():
     assert [len(threads) for threads in seen] == [3] * 5
 
 
+def test_somebody_else_may_end_it_while_nothing_comes():
+    stop, asked = threading.Event(), threading.Event()
+
+    def source():
+        yield 1
+        asked.set()
+        stop.wait(30)
+
+    threading.Thread(target=lambda: asked.wait(30) and stop.set()).start()
+    assert list(pipeline(source(), stop=stop)) in ([], [1])
+    assert stop.is_set()
+
+
 def test_an_error_arrives_after_the_items_before_it():
     def source():
         yield 1

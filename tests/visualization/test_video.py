@@ -141,6 +141,24 @@ def test_a_film_has_videos_ids_and_one_legend_for_all_frames(tmp_path):
     assert all((legend == colour).all(axis=2).any() for colour in PALETTE.colours)  # also those of the first frame
 
 
+class CountingPainter(Painter):
+    """Counts what it draws."""
+
+    drawn = 0
+
+    def frame(self, *arguments):
+        type(self).drawn += 1
+        return super().frame(*arguments)
+
+
+def test_a_frame_that_is_repeated_is_drawn_once(tmp_path):
+    segmented = Segmented(stripes(), np.zeros(SIZE, dtype=np.uint8))
+    with Film(tmp_path, "webcam", CountingPainter(PALETTE), 10.0, ["overlay", "ids"]) as film:
+        film.write_until(segmented, 5.0)
+    assert CountingPainter.drawn == 1 and len(list((tmp_path / "webcam_ids").iterdir())) == 50
+    assert cv2.VideoCapture(str(tmp_path / "webcam_overlay.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 50
+
+
 def test_a_live_film_lasts_as_long_as_what_was_seen(tmp_path):
     segmented = Segmented(stripes(), np.zeros(SIZE, dtype=np.uint8))
     with Film(tmp_path, "webcam", Painter(PALETTE), 10.0, ["overlay"]) as film:
