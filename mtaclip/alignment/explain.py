@@ -95,6 +95,12 @@ class Alignment:
         rank[np.argsort(-pixels, kind="stable")] = np.arange(len(pixels))
         return rank[index].reshape(self.labels.shape)
 
+    def largest_classes(self, count: int) -> list[int]:
+        """The classes with most pixels, the largest first, at most so many."""
+        pixels = np.bincount(self.labels.ravel())
+        order = np.argsort(-pixels, kind="stable")[:count]
+        return [int(label) for label in order if pixels[label]]
+
     def context_maps(self, text: int) -> NDArray[np.float32]:
         """Where each context makes a class text fire, (n, h, w).
 

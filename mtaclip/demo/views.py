@@ -13,12 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mtaclip.alignment import Alignment, explain, explainable
+from mtaclip.alignment import Alignment, explain, explainable, nearest_words
 from mtaclip.data.labels import read_image
 from mtaclip.inference.confidence import confidence
 from mtaclip.inference.predictor import Predictor
 from mtaclip.visualization import Painter, Palette, Segmented
-from mtaclip.visualization.alignment_page import heat_map_section, segments_section
+from mtaclip.visualization.alignment_page import (
+    context_maps_section,
+    heat_map_section,
+    segments_section,
+    words_section,
+)
+from mtaclip.visualization.context_maps import draw_context_maps
 from mtaclip.visualization.encode import encode_png
 from mtaclip.visualization.heat_map import draw_heat_map
 from mtaclip.visualization.legend import count_pixels, legend_entries
@@ -26,8 +32,10 @@ from mtaclip.visualization.page import Html, element, image
 from mtaclip.visualization.segments import draw_segments
 
 PIXEL_VIEWS = ("overlay", "confidence")
-TEXT_VIEWS = ("segments", "heat map")  # only of a model with a text side
+TEXT_VIEWS = ("segments", "heat map", "prompts")  # only of a model with a text side
 LONGEST_EDGE = 2048
+
+_MOST_PROMPTED = 3  # classes whose prompts are shown at once
 
 _CONFIDENCE = "Share of the winning class in a pixel's class scores, from 0 (dark blue) to 1 (yellow)."
 _FADED = 168  # grey of the segments that are not highlighted
@@ -81,8 +89,15 @@ class Viewer:
         Raises:
             ValueError: the image is too narrow for the model, or what this says is not finite.
         """
-        alignment = None if self.limitation else explain(self._predictor, picture)
-        return Look(self._predictor, self.palette, picture, self._predictor(picture).labels, alignment)
+        labels = self._predictor(picture).labels
+        if self.limitation:
+            return Look(self._predictor, self.palette, picture, labels)
+        return Look(self._predictor, self.palette, picture, labels, explain(self._predictor, picture), self._words)
+
+    @cached_property
+    def _words(self) -> Html:
+        """What the prompts are like; the same for every image."""
+        return words_section(nearest_words(explainable(self._predictor).texts))
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,13 +110,15 @@ class Look:
         image: (H, W, 3) uint8 RGB.
         labels: (H, W) uint8 train ids.
         alignment: of the image; None where the model cannot be explained.
+        words: markup of the words that its prompts are closest to.
     """
 
     predictor: Predictor
     palette: Palette
     image: NDArray[np.uint8]
     labels: NDArray[np.uint8]
-    alignment: Alignment | None
+    alignment: Alignment | None = None
+    words: Html = Html("")
 
     @cached_property
     def confidence(self) -> NDArray[np.float32]:
@@ -118,7 +135,7 @@ class Look:
         Args:
             name: one of the viewer's views.
             highlighted: train ids of the classes that stand out; None shows all alike. The heat map has no classes
-                to highlight.
+                to highlight; of the prompts, the first three of these classes are shown, else those with most pixels.
 
         Raises:
             ValueError: see `confidence`.
@@ -129,6 +146,10 @@ class Look:
             return View(markup, draw_segments(self.alignment, palette).encode(), ".svg")
         if name == "heat map":
             return View(heat_map_section(self.alignment), draw_heat_map(self.alignment).encode(), ".svg")
+        if name == "prompts":
+            classes = (highlighted or self.alignment.largest_classes(_MOST_PROMPTED))[:_MOST_PROMPTED]
+            markup = Html(context_maps_section(self.alignment, classes) + self.words)
+            return View(markup, encode_png(draw_context_maps(self.alignment, classes)), ".png")
         return self._pixels(name, highlighted)
 
     def label_file(self) -> bytes:

@@ -25,7 +25,6 @@ from typing import Any
 import mtaclip  # noqa: F401  (before Detectron2: it repairs the 0.6 release)
 
 # isort: split
-import numpy as np
 from PIL import Image
 
 from mtaclip.alignment import Alignment, collect, explain, explainable, nearest_words
@@ -109,7 +108,7 @@ def run(args: argparse.Namespace) -> None:
     files = [Path(record["file_name"]) for record in records] if shown else []
     for file, stem in zip(files, output_stems(files), strict=True):
         alignment = explain(predictor, file)
-        numbers = classes or largest_classes(alignment)
+        numbers = classes or alignment.largest_classes(_MOST)
         sections = write_views(shown, alignment, palette, numbers, args.output / stem)
         sections += [] if words is None else [words_section(words)]
         write_file(args.output / f"{stem}_alignment.html", alignment_page(file.name, alignment, sections))
@@ -160,13 +159,6 @@ def text_numbers(names: Sequence[str], texts: Sequence[str]) -> list[int]:
         if name not in texts:
             raise ValueError(f"--classes: '{name}' is no class text of the model; these are {', '.join(texts)}.")
     return [texts.index(name) for name in names]
-
-
-def largest_classes(alignment: Alignment) -> list[int]:
-    """The classes with most pixels, the largest first."""
-    pixels = np.bincount(alignment.labels.ravel())
-    order = np.argsort(-pixels, kind="stable")[:_MOST]
-    return [int(label) for label in order if pixels[label]]
 
 
 def write_projection(predictor: Predictor, records: Sequence[dict[str, Any]], palette: Palette, output: Path) -> None:

@@ -3,9 +3,9 @@ r"""Show a model pictures in the browser.
     python projects/MTACLIP/app.py --checkpoint output/cityscapes/mtaclip_R50/model_best.pth
 
 Drop a picture on the page, choose a checkpoint among those that were named, and a view: the overlay, the segments with
-what the model says of each, the heat map of masks and class texts, or the confidence. Views, labels and numbers can be
-saved. The page needs gradio and no network; it is on this machine alone unless --host says otherwise, and forgets its
-pictures when it ends.
+what the model says of each, the heat map of masks and class texts, where prompts fire, or the confidence. Views, labels
+and numbers can be saved. The page needs gradio and no network; it is on this machine alone unless --host says
+otherwise, and forgets its pictures when it ends.
 """
 
 import argparse

@@ -13,6 +13,7 @@ from mtaclip.demo.views import Viewer, read_picture
 from mtaclip.engine import setup_cfg
 from mtaclip.inference.predictor import Predictor
 from mtaclip.modeling.build import build_model
+from mtaclip.visualization.context_maps import draw_context_maps
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +45,13 @@ def pixels(data: bytes) -> np.ndarray:
 
 
 def test_every_view_is_a_file_and_markup(viewer, look):
-    assert viewer.views == ("overlay", "segments", "heat map", "confidence") and viewer.limitation is None
+    assert viewer.views == ("overlay", "segments", "heat map", "prompts", "confidence") and viewer.limitation is None
     views = {name: look.view(name) for name in viewer.views}
     assert {name: view.suffix for name, view in views.items()} == {
         "overlay": ".png",
         "segments": ".svg",
         "heat map": ".svg",
+        "prompts": ".png",
         "confidence": ".png",
     }
     assert pixels(views["overlay"].data).shape == (48 * 11, 96 * 11, 3)  # short edge of at least 512
@@ -57,6 +59,16 @@ def test_every_view_is_a_file_and_markup(viewer, look):
     for name in ("segments", "heat map"):
         assert views[name].data.startswith(b"<svg") and "<svg" in views[name].markup
     assert views["segments"].markup.count('class="segment"') == len(look.alignment.segments())
+
+
+def test_prompts_are_shown_of_the_largest_classes_or_of_those_that_are_named(look):
+    view = look.view("prompts")
+    seen, counts = np.unique(look.alignment.labels, return_counts=True)
+    largest = seen[np.argsort(-counts, kind="stable")][:3].tolist()
+    assert np.array_equal(pixels(view.data), draw_context_maps(look.alignment, largest))
+    assert f"Where the prompts fire: {look.palette.names[largest[0]]}" in view.markup
+    assert "Words near the prompts" in view.markup
+    assert np.array_equal(pixels(look.view("prompts", [4, 2]).data), draw_context_maps(look.alignment, [4, 2]))
 
 
 def test_labels_and_numbers_add_up_to_the_image(viewer, look):

@@ -99,7 +99,7 @@ def test_a_picture_that_is_taken_away_leaves_nothing(opener, tmp_path):
 
 def test_another_checkpoint_may_have_other_views(checkpoint, baseline, street, tmp_path):
     models = load_models("--checkpoint", checkpoint, baseline)
-    assert open_picture(models, checkpoint, None).views == ("overlay", "segments", "heat map", "confidence")
+    assert open_picture(models, checkpoint, None).views == ("overlay", "segments", "heat map", "prompts", "confidence")
     opened = open_picture(models, baseline, street)
     assert opened.views == ("overlay", "confidence")
     assert show(opened, "overlay", "", tmp_path).files[0].name == "street_overlay.png"
