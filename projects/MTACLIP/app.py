@@ -333,6 +333,7 @@ _STYLE = """
 .message p { margin: 0; padding: 8px 12px; border-radius: 8px; background: var(--background-fill-secondary); }
 .view img { max-width: 100%; min-width: min(100%, 640px); border-radius: 8px; }
 .view .wide, .view .box { overflow-x: auto; max-width: 100%; margin-top: 12px; }
+.view section + section { margin-top: 24px; }
 .view .wide > .drawing { margin-left: -16px; }
 .view .wide > .drawing:has(.segment) { max-width: max(100%, 480px); height: auto; }
 .view table { width: auto; margin: 0; border-collapse: collapse; font-variant-numeric: tabular-nums; }
