@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtaclip.checkpoint.files import is_torchscript, read_state
+from mtaclip.checkpoint.files import format_of, read_state
 from mtaclip.checkpoint.hugging_face import convert_hugging_face, is_hugging_face
 from mtaclip.checkpoint.loading import misfits
 
@@ -60,7 +60,7 @@ def read_clip(path: Path, *, allow_pickle: bool = False) -> ClipWeights:
         except (ValueError, RuntimeError) as error:  # the latter where shapes are none of a CLIP model
             raise ValueError(f"{path}: {error}.") from error
         return ClipWeights(state, *_hugging_face_model(folder / "config.json"))
-    if path.is_file() and is_torchscript(path):
+    if path.is_file() and format_of(path) == "torchscript":
         return ClipWeights(state, quick_gelu=True, heads={})  # only OpenAI published such archives
     config = folder / "open_clip_config.json"
     quick_gelu = bool(_section(_read_json(config), "model_cfg").get("quick_gelu")) if config.is_file() else None
