@@ -105,7 +105,7 @@ class _ArrayUnpickler(pickle.Unpickler):
             ),
             ("collections", "OrderedDict"): OrderedDict,
             ("_codecs", "encode"): lambda text, encoding: text.encode("latin1"),  # bytes, as protocol 2 writes them
-            ("builtins", "bytes"): lambda: b"",  # and none
+            ("__builtin__", "bytes"): lambda: b"",  # and none
         }.get((module.replace("numpy._core", "numpy.core"), name))
         if known is None:
             raise pickle.UnpicklingError(f"it refers to {module}.{name}")
