@@ -22,6 +22,7 @@ from mtaclip.config import add_mtaclip_config
 from mtaclip.data.labels import read_image
 from mtaclip.data.mapper import inference_augmentations
 from mtaclip.evaluation.comparison import read_scores
+from mtaclip.evaluation.fingerprint import digest_of_weights
 from mtaclip.inference.augmentation import build_inference
 from mtaclip.inference.canvas import INVALID
 from mtaclip.modeling.build import build_model
@@ -224,6 +225,10 @@ class Predictor:
     def model(self) -> nn.Module:
         """The model in eval mode, as it is evaluated."""
         return self._model
+
+    def digest(self) -> str:
+        """What `scores_<dataset>.json` says of an evaluation of the same weights."""
+        return digest_of_weights(self._network)
 
     @property
     def palette(self) -> Palette:
