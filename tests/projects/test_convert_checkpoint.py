@@ -162,6 +162,27 @@ def test_other_mistakes_are_sentences(tmp_path, capsys, released, options):
     assert "error" not in refused(capsys, *call[:3], file / "out.pth", *options)
 
 
+def test_nothing_is_lost_by_a_slip(tmp_path, capsys):
+    source = shutil.copytree(HUGGING_FACE_CLIP, tmp_path / "clip")
+    call = ["--from", "clip-hf", source]
+    before = {file.name: file.read_bytes() for file in source.iterdir()}
+    assert "name a file elsewhere" in refused(capsys, *call, source / "config.pth")
+    assert "name a file elsewhere" in refused(
+        capsys, "--from", "mask2former", source / "config.json", source / "config.json"
+    )
+    assert "is a folder: name the file" in refused(capsys, *call, tmp_path)
+    assert "end in .pth" in refused(capsys, *call, tmp_path / "out.json")
+    for name in ("out.pth", "out.json"):
+        (tmp_path / name).write_text("mine")
+        message = refused(capsys, *call, tmp_path / "out.pth")
+        assert f"{name} is there already: name another file, or replace it (--overwrite)" in message
+        assert (tmp_path / name).read_text() == "mine"
+        (tmp_path / name).unlink()
+    assert {file.name: file.read_bytes() for file in source.iterdir()} == before
+    (tmp_path / "out.pth").write_text("mine")
+    assert main(["--from", "clip-hf", str(source), str(tmp_path / "out.pth"), "--overwrite"]) == 0
+
+
 class Payload:
     """Runs a command when it is unpickled by a program that allows everything."""
 
@@ -213,12 +234,14 @@ def test_a_clip_folder_becomes_a_file_of_open_clip(tmp_path, capsys):
 
 
 def test_half_a_clip_folder_is_an_error(tmp_path, capsys):
-    shutil.copy(HUGGING_FACE_CLIP / "config.json", tmp_path)
+    source = tmp_path / "clip"
+    source.mkdir()
+    shutil.copy(HUGGING_FACE_CLIP / "config.json", source)
     state = load_file(HUGGING_FACE_CLIP / "model.safetensors")
-    call = ["--from", "clip-hf", tmp_path, tmp_path / "out.pth"]
-    save_file({k: v for k, v in state.items() if "post_layernorm.bias" not in k}, tmp_path / "model.safetensors")
+    call = ["--from", "clip-hf", source, tmp_path / "out.pth"]
+    save_file({k: v for k, v in state.items() if "post_layernorm.bias" not in k}, source / "model.safetensors")
     assert "1 tensors missing (visual.ln_post.bias)" in refused(capsys, *call)
-    save_file({k: v for k, v in state.items() if not k.startswith("text")}, tmp_path / "model.safetensors")
+    save_file({k: v for k, v in state.items() if not k.startswith("text")}, source / "model.safetensors")
     assert "not a complete CLIP model of Hugging Face, it lacks positional_embedding." in refused(capsys, *call)
     assert "leave --config-file and --opts out" in refused(capsys, *call, "--opts", "SEED", "1")
     assert not (tmp_path / "out.pth").exists() and not (tmp_path / "out.json").exists()
