@@ -147,7 +147,7 @@ class Checkpointer(FvcoreCheckpointer):
         """
         if not path:
             return {}
-        checkpoint = read_checkpoint(self.path_manager.get_local_path(path), allow_pickle=allow_pickle)
+        checkpoint = read_checkpoint(path, allow_pickle=allow_pickle)
         names = list(self.checkpointables) if checkpointables is None else checkpointables
         absent = [name for name in names if name not in checkpoint]
         if absent:

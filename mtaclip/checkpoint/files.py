@@ -91,6 +91,24 @@ def read_state(path: str | Path, *, allow_pickle: bool = False) -> dict[str, Ten
     return state_of(read_content(path, allow_pickle=allow_pickle), path)
 
 
+def read_settings(file: Path) -> dict[str, Any]:
+    """The settings of a model, from a JSON file beside its weights.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, or holds something else.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is not there, but belongs to the weights: download the whole folder.")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: damaged, this is not JSON ({error}).") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: holds a {type(content).__name__}, not the settings of a model.")
+    return content
+
+
 def state_of(content: Mapping[str, Any], path: str | Path) -> dict[str, Tensor]:
     """The state dict in a file's content, without the "module." that wrappers for several processes put before names.
 

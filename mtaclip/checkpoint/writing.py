@@ -3,17 +3,17 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from torch import nn
 
 from mtaclip.checkpoint.checkpointer import save_atomically
 from mtaclip.checkpoint.conversion import Conversion, Keys
 from mtaclip.checkpoint.deduction import facts_of, guesses_of
 from mtaclip.checkpoint.loading import load_state
-from mtaclip.config import add_mtaclip_config
 from mtaclip.data.folder import FOLDER_VOCABULARY
 from mtaclip.data.vocabulary import split_texts
-from mtaclip.engine.setup import check_cfg, merge_options, setup_cfg
+from mtaclip.engine.setup import check_cfg, setup_cfg
+from mtaclip.merging import default_config, merge_options
 from mtaclip.modeling.build import build_model
 
 _VOCABULARY = "MODEL.MTACLIP.TEXT.VOCABULARY"
@@ -75,8 +75,7 @@ def write_converted(
         cfg = setup_cfg(config_file).clone()
         cfg.defrost()
     else:
-        cfg = get_cfg()
-        add_mtaclip_config(cfg)
+        cfg = default_config()
         _set(cfg, guesses)
         if guesses["DATASETS.TEST"] and not conversion.classes:
             conversion.notes.append(
@@ -99,8 +98,10 @@ def _build(cfg: CfgNode, source: str | Path) -> nn.Module:
     on_cpu.MODEL.DEVICE = "cpu"
     try:
         return build_model(on_cpu)
-    except (ArithmeticError, AssertionError, RuntimeError, TypeError) as error:
-        raise ValueError(f"{source}: its model cannot be built ({' '.join(str(error).split())}).") from error
+    except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{source}: its model cannot be built ({' '.join(str(error).split()).rstrip('.')})."
+        ) from error
 
 
 def _name_classes(cfg: CfgNode, conversion: Conversion, *, keep_vocabulary: bool) -> None:

@@ -89,12 +89,41 @@ def test_a_checkpoint_without_the_text_side_says_what_it_is(config_path, tmp_pat
     cfgs = [setup_cfg(config_path(f"miniature/{name}_tiny.yaml"), device="cpu") for name in ("mtaclip", "mask2former")]
     with_texts, without = (build_model(cfg) for cfg in cfgs)
     torch.save({"model": without.state_dict()}, tmp_path / "baseline.pth")
-    with pytest.raises(ValueError, match=r"baseline\.pth has no weights for the text side.*TEXT\.ENABLED False\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"baseline\.pth .*it has no weights for the text side.*TEXT\.ENABLED False\)",
+    ):
         load_weights(with_texts, tmp_path / "baseline.pth")
     load_weights(without, tmp_path / "baseline.pth")
     torch.save({"model": with_texts.state_dict()}, tmp_path / "texts.pth")
-    with pytest.raises(ValueError, match=r"texts\.pth has weights for the text side.*TEXT\.ENABLED True\)"):
+    with pytest.raises(ValueError, match=r"texts\.pth .*it has weights for the text side.*TEXT\.ENABLED True\)"):
         load_weights(without, tmp_path / "texts.pth")
+    broken = without.state_dict() | {"pixel_decoder.level_embedding": torch.zeros(1)}
+    torch.save({"model": broken}, tmp_path / "baseline.pth")
+    with pytest.raises(ValueError, match=r"baseline\.pth .*pixel_decoder\.level_embedding \(1,\) instead of"):
+        load_weights(with_texts, tmp_path / "baseline.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("sem_seg_head.predictor.query_feat.weight", r"convert_checkpoint\.py --from mask2former"),
+        ("model.pixel_level_module.encoder.x", r"convert_checkpoint\.py --from maskformer-hf"),
+        ("visual.conv1.weight", r"MODEL\.CLIP\.PRETRAINED"),
+        ("vision_model.embeddings.class_embedding", r"MODEL\.CLIP\.PRETRAINED"),
+        ("encoder.weight", r"1 tensors unexpected \(encoder\.weight\)"),
+    ],
+)
+def test_weights_of_other_projects_say_where_they_belong(tmp_path, name, words):
+    torch.save({name: torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match=rf"other\.pth does not fit the model: .*{words}"):
+        load_weights(model(), tmp_path / "other.pth")
+
+
+def test_numbers_of_another_kind_are_refused(tmp_path):
+    torch.save({name: tensor.to(torch.int8) for name, tensor in model().state_dict().items()}, tmp_path / "int.pth")
+    with pytest.raises(ValueError, match=r"0\.weight torch\.int8 instead of torch\.float32"):
+        load_weights(model(), tmp_path / "int.pth")
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut short"])
@@ -118,6 +147,8 @@ def test_a_checkpoint_cannot_run_code(tmp_path):
 def test_a_missing_file_is_named():
     with pytest.raises(FileNotFoundError, match=r"MODEL\.WEIGHTS.*nowhere\.pth"):
         load_weights(model(), "nowhere.pth")
+    with pytest.raises(FileNotFoundError, match=r"'https://nowhere/model\.pth'; weights are not downloaded"):
+        Checkpointer(model()).resume_or_load("https://nowhere/model.pth", resume=False)
 
 
 def test_released_names():

@@ -21,6 +21,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from mtaclip.checkpoint import Checkpointer
+from mtaclip.demo.problems import advice
 from mtaclip.engine import Trainer, setup_cfg
 from mtaclip.inference import Predictor
 from mtaclip.modeling.build import build_model
@@ -244,12 +245,12 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "weights empty": (partial(truncate, "model.safetensors", 0), r"model\.safetensors: .*it is empty"),
     "config empty": (partial(truncate, "config.yaml", 0), r"config\.yaml: not the config of a published model"),
-    "config cut off": (partial(edit, "config.yaml", r"MODEL:", "MODEL: ["), r"config\.yaml: not plain YAML"),
+    "config cut off": (partial(edit, "config.yaml", r"MODEL:", "MODEL: ["), r"config\.yaml: .*not plain YAML"),
     "config of bytes": (lambda folder: (folder / "config.yaml").write_bytes(b"\xff\xfe"), r"config\.yaml: not UTF-8"),
     "config huge": (partial(write, "config.yaml", "#" * 2_000_000), r"config\.yaml: 2000000 bytes are more than"),
     "code in config": (
         partial(write, "config.yaml", "VERSION: !!python/object/apply:os.system ['touch here']\n"),
-        r"config\.yaml: not plain YAML .*python/object/apply",
+        r"config\.yaml: .*not plain YAML .*python/object/apply",
     ),
     "aliases": (partial(write, "config.yaml", ALIASES), r"config\.yaml: .*it has aliases"),
     "deep config": (partial(write, "config.yaml", "[" * 1200), r"config\.yaml: not"),
@@ -263,7 +264,11 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         partial(edit, "config.yaml", "META_ARCHITECTURE: MTACLIP", "META_ARCHITECTURE: X"),
         "can be built",
     ),
-    "no width": (partial(edit, "config.yaml", "HIDDEN_DIM: 64", "HIDDEN_DIM: -64"), "can be built"),
+    "no width": (partial(edit, "config.yaml", "HIDDEN_DIM: 64", "HIDDEN_DIM: -64"), "HIDDEN_DIM is -64, but it has 64"),
+    "countless layers": (
+        partial(edit, "config.yaml", r"LAYERS: \d+", "LAYERS: 1000000"),
+        r"model\.safetensors does not fit the model: MODEL\.MTACLIP\..*LAYERS is 1000000, but it has",
+    ),
     "texts elsewhere": (set_vocabulary("VOCABULARY: ../texts.txt"), r"VOCABULARY is '\.\./texts\.txt', but .* no file"),
     "texts of the system": (set_vocabulary("VOCABULARY: /etc/passwd"), r"VOCABULARY is '/etc/passwd', but"),
     "tower elsewhere": (set_arch("ARCH: ../tower.json"), r"ARCH is '\.\./tower\.json', but"),
@@ -298,12 +303,32 @@ def test_a_folder_that_is_damaged_or_hostile_is_one_sentence(copied, tmp_path, m
     assert not (tmp_path / "here").exists()
 
 
+def test_a_lack_of_memory_is_not_the_configs_fault(copied):
+    edit("clip_model.json", r'"vocab_size": \d+', '"vocab_size": 10000000000000', copied)
+    with pytest.raises(RuntimeError, match="allocate memory") as caught:
+        Predictor.from_pretrained(copied, "cpu")
+    assert "the memory does not suffice" in advice(caught.value)
+
+
+def test_options_name_neither_weights_nor_what_starts_anew(published):
+    assert Predictor.from_pretrained(published, opts=["MODEL.DEVICE", "cpu"]).cfg.MODEL.DEVICE == "cpu"
+    with pytest.raises(ValueError, match=r"opts: MODEL\.WEIGHTS is 'x\.pth', but this model has its own"):
+        Predictor.from_pretrained(published, "cpu", ["MODEL.WEIGHTS", "x.pth"])
+    with pytest.raises(ValueError, match=r"MODEL\.WEIGHTS_REINIT"):
+        Predictor.from_pretrained(published, "cpu", ["MODEL.WEIGHTS_REINIT", "('text',)"])
+    with pytest.raises(ValueError, match=rf"is a part of a published model: name its folder, {published}"):
+        Predictor.from_checkpoint(published / "model.safetensors", "cpu")
+
+
 def test_a_config_from_elsewhere_says_nothing_about_this_machines_files(copied):
     edit("config.yaml", r"OUTPUT_DIR: \S+", "OUTPUT_DIR: /somewhere", copied)
+    edit("config.yaml", r"CACHE_DIR: \S+", "CACHE_DIR: ~/secret", copied)
+    edit("config.yaml", r"NO_OBJECT: \S+", "NO_OBJECT: not/there", copied)
     edit("config.yaml", r"  WEIGHTS: ''", "  WEIGHTS: /somewhere/model.pth", copied)
     edit("config.yaml", r"  TRAIN: \[\]", "  TRAIN: [another_dataset]", copied)
     cfg = Predictor.from_pretrained(copied, "cpu").cfg
-    assert cfg.OUTPUT_DIR == "./output"
+    assert cfg.OUTPUT_DIR == "./output" and cfg.DATASETS.FOLDER.IMAGES == "images/{split}"
+    assert cfg.MODEL.CLIP.CACHE_DIR == cfg.MODEL.MTACLIP.TEXT.NO_OBJECT == ""
     assert str(copied / "model.safetensors") == cfg.MODEL.WEIGHTS
     assert cfg.DATASETS.TRAIN == ()
 
@@ -357,8 +382,10 @@ def test_a_full_disk_leaves_nothing_new_and_the_old_as_it_was(predictor, copied,
 def test_programs_take_a_published_model(published, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Image.fromarray(picture()).save("street.png")
-    opts = ["MODEL.WEIGHTS", str(published / "model.safetensors"), "MODEL.DEVICE", "cpu"]
+    opts = ["MODEL.DEVICE", "cpu"]
     cfg = setup_cfg(published / "config.yaml", opts)
+    assert str(published / "model.safetensors") == cfg.MODEL.WEIGHTS
+    assert setup_cfg(published / "config.yaml", ["MODEL.WEIGHTS", "other.pth"]).MODEL.WEIGHTS == "other.pth"
     expected = Predictor(cfg)(picture()).labels
     command = ["--config-file", str(published / "config.yaml"), "--input", "street.png", "--output", "out"]
     assert demo.main([*command, "--classes", "Straße, road, tree & bush", "--save", "ids", "--opts", *opts]) == 0

@@ -247,6 +247,25 @@ def test_half_a_clip_folder_is_an_error(tmp_path, capsys):
     assert not (tmp_path / "out.pth").exists() and not (tmp_path / "out.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("heads", "words"), [(7, "7 attention heads do not divide"), (0, "is 0, which is no number"), ("2", "is '2'")]
+)
+def test_impossible_heads_of_a_clip_folder_are_a_sentence(tmp_path, capsys, heads, words):
+    source = shutil.copytree(HUGGING_FACE_CLIP, tmp_path / "clip")
+    config = json.loads((source / "config.json").read_text())
+    config["vision_config"]["num_attention_heads"] = heads
+    (source / "config.json").write_text(json.dumps(config))
+    assert words in refused(capsys, "--from", "clip-hf", source, tmp_path / "out.pth")
+
+
+def test_objects_in_a_clip_folder_are_not_to_be_allowed(tmp_path, capsys):
+    """There is no option for it here, so none is advised."""
+    shutil.copy(HUGGING_FACE_CLIP / "config.json", tmp_path)
+    torch.save(load_file(HUGGING_FACE_CLIP / "model.safetensors") | {"x": Path("y")}, tmp_path / "pytorch_model.bin")
+    message = refused(capsys, "--from", "clip-hf", tmp_path, tmp_path.parent / "out.pth")
+    assert "holds pickled objects" in message and "ALLOW_PICKLE" not in message
+
+
 def test_every_documented_command_is_understood():
     page = (ROOT / "docs/weights.md").read_text(encoding="utf-8")
     section = page.partition("## Checkpoints of other projects")[2].partition("\n## ")[0]
