@@ -19,7 +19,7 @@ import mtaclip  # noqa: F401  (before Detectron2: it repairs the 0.6 release)
 
 # isort: split
 from mtaclip.data.palette import distinct_colours
-from mtaclip.data.vocabulary import load_vocabulary
+from mtaclip.data.vocabulary import read_classes
 from mtaclip.demo.models import load_predictor
 from mtaclip.demo.problems import run_program
 from mtaclip.evaluation.comparison import read_scores
@@ -83,7 +83,10 @@ def find_palette(file: str | None, predictor: Predictor) -> Palette:
             return predictor.palette
         except ValueError as error:
             raise ValueError(f"{str(error).rstrip('.')}; or name the classes by --class-names.") from error
-    names = load_vocabulary(file, predictor.cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
+    names = [texts[0] for texts in read_classes(Path(file))]
+    num_classes = predictor.cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    if len(names) != num_classes:
+        raise ValueError(f"--class-names: {file} names {len(names)} classes, but the model has {num_classes}.")
     return Palette(tuple(names), np.array(distinct_colours(len(names)), dtype=np.uint8))
 
 

@@ -417,6 +417,11 @@ def test_without_class_names_publishing_says_how_to_name_them(runs, tmp_path, ca
     with pytest.raises(SystemExit, match="2"):
         publish.main(["--checkpoint", str(tmp_path / "m.pth"), "--output", str(tmp_path / "out")])
     assert re.search(r"error: .*no class names.*--class-names\.$", capsys.readouterr().err.strip().splitlines()[-1])
+    (tmp_path / "names.txt").write_text("road\ntree\n")
+    with pytest.raises(SystemExit, match="2"):
+        call = ["--checkpoint", str(runs["mtaclip"]), "--output", str(tmp_path / "out")]
+        publish.main([*call, "--class-names", str(tmp_path / "names.txt")])
+    assert "--class-names: " in (said := capsys.readouterr().err) and "names 2 classes, but the model has 3" in said
     assert not (tmp_path / "out").exists()
 
 
