@@ -49,8 +49,13 @@ def read_checkpoint(path: str | Path, *, allow_pickle: bool = False) -> dict[str
     content = read_content(path, allow_pickle=allow_pickle)
     state = state_of(content, path)
     if is_released(state):
-        state, dropped = convert_released(state)
-        _logger.info("%s: converted from the released names; %d tensors nothing uses: %s", path, len(dropped), dropped)
+        try:
+            conversion = convert_released(state)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}.") from error
+        unused = list(conversion.dropped)
+        _logger.info("%s: converted from the released names; %d tensors nothing uses: %s", path, len(unused), unused)
+        state = conversion.state
     return (content if any(key in content for key in ("model", "state_dict")) else {}) | {"model": state}
 
 

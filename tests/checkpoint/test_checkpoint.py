@@ -12,7 +12,7 @@ import torch
 
 from mtaclip.checkpoint import Checkpointer, load_weights
 from mtaclip.checkpoint.loading import read_checkpoint
-from mtaclip.checkpoint.released import convert_released, released_name
+from mtaclip.checkpoint.released import convert_released
 from mtaclip.engine import setup_cfg
 from mtaclip.modeling.build import build_model
 
@@ -151,14 +151,26 @@ def test_a_missing_file_is_named():
         Checkpointer(model()).resume_or_load("https://nowhere/model.pth", resume=False)
 
 
-def test_released_names():
-    assert released_name("decode_head.query_feat.weight", False) == "decoder.query_content"
-    assert released_name("backbone.conv1.weight", False) == "backbone.tower.conv1.weight"
-    assert released_name("backbone.conv1.weight", True) == "backbone.patch_embedding.weight"
-    assert released_name("backbone.fpn2.1.bias", True) == "backbone.pyramid.res3.1.bias"
-    assert released_name("gamma", False) is None
-    with pytest.raises(ValueError, match=r"decode_head\.unheard_of"):
-        convert_released({"decode_head.unheard_of": torch.zeros(1)})
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["decode_head.query_feat.weight"], ["decoder.query_content"]),
+        (["backbone.conv1.weight"], ["backbone.tower.conv1.weight"]),
+        (
+            ["backbone.class_embedding", "backbone.conv1.weight", "backbone.fpn2.1.bias"],
+            ["backbone.class_embedding", "backbone.patch_embedding.weight", "backbone.pyramid.res3.1.bias"],
+        ),
+        (["gamma"], []),
+    ],
+)
+def test_released_names(names, expected):
+    assert list(convert_released(dict.fromkeys(names, torch.zeros(1))).state) == expected
+
+
+def test_an_unknown_released_name_is_named(tmp_path):
+    torch.save({"decode_head.unheard_of": torch.zeros(1)}, tmp_path / "released.pth")
+    with pytest.raises(ValueError, match=r"released\.pth: .*decode_head\.unheard_of"):
+        read_checkpoint(tmp_path / "released.pth")
 
 
 def small_run(folder, iterations: int) -> Checkpointer:
