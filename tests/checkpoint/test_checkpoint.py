@@ -254,7 +254,7 @@ def test_a_kill_in_the_middle_of_a_write_costs_that_write_only(tmp_path):
         folder = tmp_path / str(attempt)
         folder.mkdir()
         process = subprocess.Popen([sys.executable, "-c", WRITER, str(folder)], cwd=Path(__file__).parents[2])
-        partial = [folder / f"model_{number:07d}.pth.partial" for number in range(3)]
+        partial = [folder / f".model_{number:07d}.pth.{process.pid}.partial" for number in range(3)]
         while not ((folder / "model_0000002.pth").exists() and any(map(Path.exists, partial))):
             assert process.poll() is None
             time.sleep(0.0005)
