@@ -76,7 +76,7 @@ def check_sizes(cfg: CfgNode, state: Mapping[str, Tensor]) -> None:
         ValueError: the message names the key.
     """
     try:
-        sizes = sizes_of(state)
+        sizes = sizes_of(state) | (_text_facts(state) if cfg.MODEL.MTACLIP.TEXT.ENABLED else {})
     except ValueError:  # whoever loads them says what is missing
         return
     for key, size in sizes.items():

@@ -269,6 +269,14 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         partial(edit, "config.yaml", r"LAYERS: \d+", "LAYERS: 1000000"),
         r"model\.safetensors does not fit the model: MODEL\.MTACLIP\..*LAYERS is 1000000, but it has",
     ),
+    "countless contexts": (
+        partial(edit, "config.yaml", r"NUM_CONTEXTS: \d+", "NUM_CONTEXTS: 1000000"),
+        r"NUM_CONTEXTS is 1000000, but it has",
+    ),
+    "no mean": (
+        partial(edit, "config.yaml", r"PIXEL_MEAN:\n(  - .*\n)+", "PIXEL_MEAN: []\n"),
+        "PIXEL_MEAN .* 3 values",
+    ),
     "texts elsewhere": (set_vocabulary("VOCABULARY: ../texts.txt"), r"VOCABULARY is '\.\./texts\.txt', but .* no file"),
     "texts of the system": (set_vocabulary("VOCABULARY: /etc/passwd"), r"VOCABULARY is '/etc/passwd', but"),
     "tower elsewhere": (set_arch("ARCH: ../tower.json"), r"ARCH is '\.\./tower\.json', but"),
