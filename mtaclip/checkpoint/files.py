@@ -177,7 +177,7 @@ def _what_else(path: Path) -> str:
     if head.lstrip()[:1] == b"<":
         return "but a web page: download the file itself"
     if head[8:9] == b"{":
-        return "it is damaged or incomplete (its header is longer than the file)"
+        return "for it is damaged or incomplete: its header would be longer than the file"
     return "for neither PyTorch nor safetensors writes such files"
 
 
