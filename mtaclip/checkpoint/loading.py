@@ -101,7 +101,8 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> No
     wanted = model.state_dict()
     problems = misfits(wanted, state)
     if problems:
-        raise ValueError(f"{source} does not fit the model: {_advice(wanted, state) or '; '.join(problems)}.")
+        advice = _advice(wanted, state) or f"{'; '.join(problems)}; take the config it was trained with"
+        raise ValueError(f"{source} does not fit the model: {advice}.")
     model.load_state_dict(state, strict=False)
     _logger.info("%s: loaded %d tensors, none missing, none unexpected", source, len(wanted))
 

@@ -46,11 +46,11 @@ def setup_cfg(config_file: str | Path, opts: Sequence[str] = (), *, device: str 
 
 
 def _merge_file(cfg: CfgNode, config_file: str | Path) -> None:
+    if is_published_config(config_file):
+        cfg.merge_from_other_cfg(read_folder(Path(config_file).parent))
+        return
     try:
-        if is_published_config(config_file):
-            cfg.merge_from_other_cfg(read_folder(Path(config_file).parent))
-        else:
-            cfg.merge_from_file(str(config_file), allow_unsafe=False)
+        cfg.merge_from_file(str(config_file), allow_unsafe=False)
     except REFUSALS as error:
         raise refusal(config_file, error) from error
 

@@ -99,9 +99,10 @@ class Predictor:
             FileNotFoundError: there is no such file.
             ValueError: the file is no such checkpoint, the device is unknown or not there, or a key is unknown.
         """
+        folder = find_published(path)
+        if folder is not None:
+            raise ValueError(f"{path} is a published model or a part of one: name its folder, {folder}.")
         checkpoint = read_checkpoint(path, allow_pickle=_read_options(opts).MODEL.WEIGHTS_ALLOW_PICKLE)
-        if find_published(path) is not None:
-            raise ValueError(f"{path} is a part of a published model: name its folder, {Path(path).parent}.")
         if "config" not in checkpoint:
             raise ValueError(
                 f"{path} holds no config: build the predictor from one, Predictor(cfg) with MODEL.WEIGHTS set to it."

@@ -324,7 +324,7 @@ def test_options_name_neither_weights_nor_what_starts_anew(published):
         Predictor.from_pretrained(published, "cpu", ["MODEL.WEIGHTS", "x.pth"])
     with pytest.raises(ValueError, match=r"MODEL\.WEIGHTS_REINIT"):
         Predictor.from_pretrained(published, "cpu", ["MODEL.WEIGHTS_REINIT", "('text',)"])
-    with pytest.raises(ValueError, match=rf"is a part of a published model: name its folder, {published}"):
+    with pytest.raises(ValueError, match=rf"a published model or a part of one: name its folder, {published}"):
         Predictor.from_checkpoint(published / "model.safetensors", "cpu")
 
 
