@@ -3,30 +3,47 @@
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 PARTIAL = ".partial"  # ending of hidden files that a write leaves behind if it is killed
 
 
-def replace_file(file: Path, content: bytes) -> None:
-    """Give a file its content, complete, or leave it as it is; the disk need not have it yet.
+def replace_file(file: Path, content: bytes | Callable[[BinaryIO], object], *, durable: bool = False) -> None:
+    """Give a file its content, complete, or leave it as it is.
 
     Args:
         file: to write; its folder is there.
-        content: what it holds afterwards.
+        content: what it holds afterwards, or what writes that to an open file.
+        durable: return when the disk has it.
 
     Raises:
         OSError: the file system refuses it.
     """
     partial = file.with_name(f".{file.name}.{os.getpid()}{PARTIAL}")
     try:
-        partial.write_bytes(content)
+        with open(partial, "wb") as opened:
+            opened.write(content) if isinstance(content, bytes) else content(opened)
+            if durable:
+                opened.flush()
+                os.fsync(opened.fileno())
         os.replace(partial, file)
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
+    if durable:
+        with contextlib.suppress(OSError):  # some network file systems know no such thing as flushing a folder
+            _flush_folder(file.parent)
+
+
+def _flush_folder(folder: Path) -> None:
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def output_stems(files: Sequence[Path]) -> list[str]:

@@ -143,6 +143,8 @@ def test_wrong_options_are_named(opts, words):
         (["MODEL.CLIP.NORM", "GN"], ["MODEL.CLIP.NORM", "GN"]),
         (["MODEL.SEM_SEG_HEAD.IN_FEATURES", "['res3', 'res4', 'res5']"], ["IN_FEATURES", "res3"]),
         (["MODEL.SEM_SEG_HEAD.IN_FEATURES", "['p2', 'res3', 'res4', 'res5']"], ["IN_FEATURES", "p2"]),
+        (["MODEL.MTACLIP.DECODER.HEADS", "0"], ["DECODER.HEADS is 0"]),
+        (["MODEL.MTACLIP.DECODER.HEADS", "7"], ["DECODER.HEADS is 7", "HIDDEN_DIM 64"]),
         (["MODEL.MTACLIP.HIDDEN_DIM", "60"], ["HIDDEN_DIM", "60", "32"]),
     ],
 )
@@ -158,6 +160,25 @@ def test_a_config_cannot_run_code(tmp_path):
     with pytest.raises(ValueError, match="evil.yaml"):
         setup_cfg(tmp_path / "evil.yaml")
     assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "it must hold keys with their values"),
+        (b"- SEED\n", "it must hold keys with their values"),
+        (b"SEED: \xff\n", "not UTF-8 text"),
+        (b"SEED: [\n", "not plain YAML"),
+        (b"SEED: " + b"[" * 3000, "nested too deeply"),
+        (b"_BASE_: odd.yaml\n", "its _BASE_ leads back to it"),
+        (b"SED: 1\n", "SED; mtaclip/config.py lists the keys"),
+    ],
+)
+def test_files_that_are_no_configs_are_one_sentence(tmp_path, content, words):
+    (tmp_path / "odd.yaml").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"odd\.yaml: .*{words}") as error:
+        setup_cfg(tmp_path / "odd.yaml")
+    assert "\n" not in str(error.value)
 
 
 def test_a_missing_config_is_named():

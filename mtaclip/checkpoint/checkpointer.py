@@ -1,15 +1,13 @@
 """Checkpoints of a training run: read safely, loaded completely, never half written.
 
-A file is written under the ending `.partial`, flushed to the disk and only then given its name; `last_checkpoint`,
-which names the file that a run resumes from, is written the same way and after it. A run that is killed at any moment
-therefore leaves complete checkpoints and at most one `.partial` file, which the next run removes.
+A file is written under a hidden name that ends in `.partial`, flushed to the disk and only then given its name;
+`last_checkpoint`, which names the file that a run resumes from, is written the same way and after it. A run that is
+killed at any moment therefore leaves complete checkpoints and at most one `.partial` file, which the next run removes.
 """
 
-import contextlib
 import logging
-import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 from zipfile import BadZipFile, ZipFile
@@ -23,6 +21,7 @@ from torch import nn
 
 from mtaclip.checkpoint.loading import load_state, read_checkpoint
 from mtaclip.checkpoint.starting import load_start
+from mtaclip.files import PARTIAL, replace_file
 
 _logger = logging.getLogger(__name__)
 _TAG = "last_checkpoint"
@@ -84,17 +83,16 @@ class Checkpointer(FvcoreCheckpointer):
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Name the file of `save_dir` that a resumed run starts from."""
-        content = last_filename_basename.encode()
-        _write_atomically(Path(self.save_dir) / _TAG, lambda file: file.write(content))
+        replace_file(Path(self.save_dir) / _TAG, last_filename_basename.encode(), durable=True)
 
     def remove_partial_files(self) -> None:
         """Remove what a run that was killed in the middle of a write left in `save_dir`, on the main process."""
         if not self.save_dir or not self.save_to_disk:
             return
-        for path in [*Path(self.save_dir).glob("*.pth.partial"), Path(self.save_dir) / f"{_TAG}.partial"]:
-            if path.is_file():
-                path.unlink()
-                _logger.info("%s: removed what an interrupted write left", path)
+        folder = Path(self.save_dir)
+        for path in [*folder.glob(f".*.pth.*{PARTIAL}"), *folder.glob(f".{_TAG}.*{PARTIAL}")]:
+            path.unlink()
+            _logger.info("%s: removed what an interrupted write left", path)
 
     def has_checkpoint(self) -> bool:
         """Whether `save_dir` holds files of a run, complete or not."""
@@ -147,7 +145,7 @@ class Checkpointer(FvcoreCheckpointer):
         """
         if not path:
             return {}
-        checkpoint = read_checkpoint(self.path_manager.get_local_path(path), allow_pickle=allow_pickle)
+        checkpoint = read_checkpoint(path, allow_pickle=allow_pickle)
         names = list(self.checkpointables) if checkpointables is None else checkpointables
         absent = [name for name in names if name not in checkpoint]
         if absent:
@@ -215,23 +213,4 @@ def save_atomically(data: dict[str, Any], target: Path) -> None:
                 raise error.__context__ from None
             raise
 
-    _write_atomically(target, save)
-
-
-def _write_atomically(target: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Give `target` what `write` writes, on the disk and complete, or leave it as it is."""
-    partial = target.with_name(f"{target.name}.partial")
-    try:
-        with open(partial, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # some network file systems know no such thing as flushing a folder
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    replace_file(target, save, durable=True)

@@ -9,10 +9,11 @@ import open_clip
 from mtaclip.checkpoint.checkpointer import save_atomically
 from mtaclip.checkpoint.conversion import Conversion
 from mtaclip.checkpoint.deduction import count, shape
-from mtaclip.checkpoint.files import read_state
+from mtaclip.checkpoint.files import state_of
 from mtaclip.checkpoint.hugging_face import convert_hugging_face
+from mtaclip.checkpoint.inert import read_inert
 from mtaclip.files import replace_file
-from mtaclip.modeling.clip_weights import ClipWeights, load_clip, read_clip
+from mtaclip.modeling.clip_weights import ClipWeights, hugging_face_model, load_clip
 
 _HEADS = {"image": 12, "text": 8}  # where Hugging Face's config.json does not say
 
@@ -32,13 +33,14 @@ def convert_clip(source: str | Path, target: str | Path) -> Conversion:
         ValueError: it is damaged, no CLIP model, or not all of one.
         OSError: the file system refuses a file.
     """
-    target = Path(target)
-    weights = read_clip(Path(source))
+    source, target = Path(source), Path(target)
+    state = state_of(read_inert(source), source)
     try:
-        conversion = convert_hugging_face(read_state(source))
+        conversion = convert_hugging_face(state)
+        weights = ClipWeights(conversion.state, *hugging_face_model(source / "config.json"))
         arch = _arch(weights)
-    except (IndexError, ValueError) as error:
-        raise ValueError(f"{source}: not a complete CLIP model of Hugging Face, {error}.") from error
+    except (IndexError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{source}: not a complete CLIP model of Hugging Face, {str(error).rstrip('.')}.") from error
     load_clip(open_clip.CLIP(**arch), weights, str(source), str(target))
     target.parent.mkdir(parents=True, exist_ok=True)
     file = target.with_suffix(".json")
@@ -57,6 +59,9 @@ def _arch(weights: ClipWeights) -> dict[str, Any]:
     width, _, patch, _ = shape(state, "visual.conv1.weight")
     positions, _ = shape(state, "visual.positional_embedding")
     context, text_width = shape(state, "positional_embedding")
+    for tower, size in (("image", width), ("text", text_width)):
+        if size % heads[tower]:
+            raise ValueError(f"the {tower} tower is {size} wide, which {heads[tower]} attention heads do not divide")
     return {
         "embed_dim": shape(state, "text_projection")[1],
         "quick_gelu": weights.quick_gelu,

@@ -7,8 +7,10 @@ treated, if nobody says otherwise.
 import math
 import re
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import Any
 
+from detectron2.config import CfgNode
 from torch import Tensor
 
 from mtaclip.data.vocabulary import load_vocabulary
@@ -35,20 +37,52 @@ def facts_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
     Raises:
         ValueError: parts that every model has are missing, or the image tower is of no known kind.
     """
-    width = shape(state, "pixel_decoder.mask_features.weight")[0]
-    facts = {
+    facts = sizes_of(state) | {
         "MODEL.META_ARCHITECTURE": "MTACLIP",
         "MODEL.SEM_SEG_HEAD.IN_FEATURES": list(_STAGES),
+        "MODEL.MTACLIP.TEXT.ENABLED": "texts.contexts" in state,
+    }
+    return facts | _text_facts(state) | _backbone_facts(state)
+
+
+def sizes_of(state: Mapping[str, Tensor]) -> dict[str, int]:
+    """Config keys for the sizes of the parts that every model has, as its tensors have them.
+
+    Args:
+        state: tensors by this project's names.
+
+    Raises:
+        ValueError: a part is missing.
+    """
+    return {
         "MODEL.SEM_SEG_HEAD.NUM_CLASSES": shape(state, "decoder.class_head.weight")[0] - 1,
-        "MODEL.MTACLIP.HIDDEN_DIM": width,
+        "MODEL.MTACLIP.HIDDEN_DIM": shape(state, "pixel_decoder.mask_features.weight")[0],
         "MODEL.MTACLIP.PIXEL_DECODER.LAYERS": count(state, r"pixel_decoder\.layers\.(\d+)\..+"),
         "MODEL.MTACLIP.PIXEL_DECODER.FFN_DIM": shape(state, "pixel_decoder.layers.0.ffn.0.weight")[0],
         "MODEL.MTACLIP.DECODER.NUM_QUERIES": shape(state, "decoder.query_content")[0],
         "MODEL.MTACLIP.DECODER.LAYERS": count(state, r"decoder\.layers\.(\d+)\..+"),
         "MODEL.MTACLIP.DECODER.FFN_DIM": shape(state, "decoder.layers.0.ffn.0.weight")[0],
-        "MODEL.MTACLIP.TEXT.ENABLED": "texts.contexts" in state,
     }
-    return facts | _text_facts(state) | _backbone_facts(state)
+
+
+def check_sizes(cfg: CfgNode, state: Mapping[str, Tensor]) -> None:
+    """Refuse a config whose sizes are not those of the weights, before a model of any size is built.
+
+    Args:
+        cfg: a complete config.
+        state: tensors by this project's names.
+
+    Raises:
+        ValueError: the message names the key.
+    """
+    try:
+        sizes = sizes_of(state) | (_text_facts(state) if cfg.MODEL.MTACLIP.TEXT.ENABLED else {})
+    except ValueError:  # whoever loads them says what is missing
+        return
+    for key, size in sizes.items():
+        asked = reduce(getattr, key.split("."), cfg)
+        if asked != size:
+            raise ValueError(f"{cfg.MODEL.WEIGHTS} does not fit the model: {key} is {asked}, but it has {size}.")
 
 
 def guesses_of(state: Mapping[str, Tensor], classes: Sequence[str] = ()) -> dict[str, Any]:

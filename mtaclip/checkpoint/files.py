@@ -17,7 +17,7 @@ import pickle
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from zipfile import BadZipFile, ZipFile
 
 import numpy as np
@@ -29,6 +29,7 @@ _logger = logging.getLogger("mtaclip.checkpoint")
 _ZIP = b"PK\x03\x04"
 _PICKLE = b"\x80"
 _TORCH_PICKLE = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number of torch.save before PyTorch 1.6
+_HEAD = 64  # bytes that tell formats apart
 _LFS_POINTER = b"version https://git-lfs"
 # Weights in a folder, the first that is there: Hugging Face's, in one file or in several that an index names, or
 # open_clip's.
@@ -40,6 +41,9 @@ _FOLDER_FILES = (
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.bin",
 )
+
+Format = Literal["torch", "torchscript", "pickle", "safetensors"]
+"""PyTorch's, zip or older; TorchScript; other pickles; safetensors."""
 
 
 def read_content(path: str | Path, *, allow_pickle: bool = False) -> dict[str, Any]:
@@ -60,18 +64,15 @@ def read_content(path: str | Path, *, allow_pickle: bool = False) -> dict[str, A
     path = Path(path)
     if path.is_dir():
         return _read_folder(path, allow_pickle)
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no weight file {str(path)!r}.")
-    with open(path, "rb") as file:
-        head = file.read(64)
-    if head.startswith(_ZIP):
-        content = _read_torchscript(path) if is_torchscript(path) else _read_torch(path, allow_pickle)
-    elif head.startswith(_PICKLE):
-        content = _read_torch(path, allow_pickle, plain=not head.startswith(_TORCH_PICKLE))
-    elif head[8:9] == b"{":
+    kind = format_of(path)
+    if kind == "torchscript":
+        content = _read_torchscript(path)
+    elif kind == "safetensors":
         content = _read_safetensors(path)
+    elif kind is not None:
+        content = _read_torch(path, allow_pickle, plain=kind == "pickle")
     else:
-        raise ValueError(f"{path}: not a checkpoint, {_what_else(head)}.")
+        raise ValueError(f"{path}: not a checkpoint, {_what_else(path)}.")
     if not isinstance(content, dict):
         raise ValueError(f"{path}: holds a {type(content).__name__}, not a state dict.")
     return content
@@ -88,6 +89,24 @@ def read_state(path: str | Path, *, allow_pickle: bool = False) -> dict[str, Ten
         FileNotFoundError, ValueError: see `read_content`; also, the file holds something other than tensors there.
     """
     return state_of(read_content(path, allow_pickle=allow_pickle), path)
+
+
+def read_settings(file: Path) -> dict[str, Any]:
+    """The settings of a model, from a JSON file beside its weights.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, or holds something else.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is not there, but belongs to the weights: download the whole folder.")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: damaged, this is not JSON ({error}).") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: holds a {type(content).__name__}, not the settings of a model.")
+    return content
 
 
 def state_of(content: Mapping[str, Any], path: str | Path) -> dict[str, Tensor]:
@@ -110,15 +129,31 @@ def state_of(content: Mapping[str, Any], path: str | Path) -> dict[str, Tensor]:
     return {str(key).removeprefix(prefix): value for key, value in state.items()}
 
 
-def is_torchscript(path: str | Path) -> bool:
-    """Whether a file is an archive of `torch.jit.save`.
+def format_of(path: str | Path) -> Format | None:
+    """The format of a weight file, by its content; None if it has none of them.
 
     Raises:
+        FileNotFoundError: no such file.
         ValueError: a zip file that is damaged.
     """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no weight file {str(path)!r}.")
     with open(path, "rb") as file:
-        if file.read(len(_ZIP)) != _ZIP:
-            return False
+        head = file.read(_HEAD)
+    if head.startswith(_ZIP):
+        return "torchscript" if _holds_constants(path) else "torch"
+    # Before pickles: the length of the header that safetensors begin with may begin with the same byte.
+    if head[8:9] == b"{" and 8 + int.from_bytes(head[:8], "little") <= Path(path).stat().st_size:
+        return "safetensors"
+    if head.startswith(_TORCH_PICKLE):
+        return "torch"
+    if head.startswith(_PICKLE):
+        return "pickle"
+    return None
+
+
+def _holds_constants(path: str | Path) -> bool:
+    """Whether a zip file is an archive of `torch.jit.save`."""
     try:
         with ZipFile(path) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
@@ -131,14 +166,18 @@ def _as_tensor(value: Any) -> Any:
     return torch.from_numpy(np.array(value)) if is_array else value
 
 
-def _what_else(head: bytes) -> str:
-    """What a file that begins like this is, to a person."""
+def _what_else(path: Path) -> str:
+    """What a file of no known format is, to a person."""
+    with open(path, "rb") as file:
+        head = file.read(_HEAD)
     if not head:
         return "for it is empty"
     if head.startswith(_LFS_POINTER):
         return "but the pointer that Git LFS leaves in its place: fetch the file itself with `git lfs pull`"
     if head.lstrip()[:1] == b"<":
         return "but a web page: download the file itself"
+    if head[8:9] == b"{":
+        return "for it is damaged or incomplete: its header would be longer than the file"
     return "for neither PyTorch nor safetensors writes such files"
 
 
@@ -217,7 +256,7 @@ def _read_torchscript(path: Path) -> dict[str, Tensor]:
             (root,) = (name.removesuffix("/data.pkl") for name in archive.namelist() if name.endswith("/data.pkl"))
             with archive.open(f"{root}/data.pkl") as file:
                 module = _TorchScriptUnpickler(file, lambda key: _stored(archive, f"{root}/data/{key}")).load()
-        return dict(_tensors(module, ""))
+        return dict(_tensors(module, "", set()))
     except Exception as error:  # a damaged pickle can raise anything
         raise _damaged(path, error) from error
 
@@ -283,12 +322,24 @@ _DTYPES = {
 }
 
 
-def _tensors(module: Any, prefix: str) -> list[tuple[str, Tensor]]:
-    """The tensors of a module and of those in it, by their names in its state dict."""
+def _tensors(module: Any, prefix: str, met: set[int]) -> list[tuple[str, Tensor]]:
+    """The tensors of a module and of those in it, by their names in its state dict.
+
+    Args:
+        module: of an archive.
+        prefix: of the names.
+        met: ids of the modules that were met before; grows.
+
+    Raises:
+        ValueError: a module has two names, with which few bytes could ask for any number of tensors.
+    """
+    if id(module) in met:
+        raise ValueError(f"the module {prefix.removesuffix('.')!r} has another name, too")
+    met.add(id(module))
     found = []
     for name, value in vars(module).items():
         if isinstance(value, Tensor):
             found.append((prefix + name, value))
         elif isinstance(value, _Module):
-            found += _tensors(value, f"{prefix}{name}.")
+            found += _tensors(value, f"{prefix}{name}.", met)
     return found

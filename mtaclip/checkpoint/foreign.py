@@ -1,12 +1,11 @@
 """Reading the checkpoints of other projects, each by its own rules."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from mtaclip.checkpoint.conversion import Conversion
-from mtaclip.checkpoint.files import state_of
+from mtaclip.checkpoint.files import read_settings, state_of
 from mtaclip.checkpoint.hugging_face_mask2former import convert_hugging_face
 from mtaclip.checkpoint.inert import read_inert
 from mtaclip.checkpoint.mask2former import convert_mask2former
@@ -42,21 +41,9 @@ def _read_folder(path: Path) -> tuple[Any, ...]:
     """Tensors, config and image processor of a folder of Hugging Face."""
     if path.is_file():
         raise ValueError(f"{path} is a file: name the folder that config.json and the weights are in.")
-    config = _read_json(path / "config.json")
+    config = read_settings(path / "config.json")
     processor = path / "preprocessor_config.json"
-    return (*_read_file(path), config, _read_json(processor) if processor.is_file() else None)
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise FileNotFoundError(f"{file} is not there: download the whole folder.")
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file}: damaged, this is not JSON ({error}).") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file}: holds a {type(content).__name__}, not the settings of a model.")
-    return content
+    return (*_read_file(path), config, read_settings(processor) if processor.is_file() else None)
 
 
 KINDS: dict[str, tuple[Callable[[Path], tuple[Any, ...]], Callable[..., Conversion]]] = {

@@ -6,14 +6,16 @@ nothing and knows nothing, so that neither the program nor trust in its author i
 """
 
 import pickle
+import re
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from mtaclip.checkpoint.files import read_content
+from mtaclip.checkpoint.files import format_of, read_content
 
 
 class _Inert:
@@ -40,9 +42,10 @@ def read_inert(path: str | Path) -> dict[str, Any]:
         FileNotFoundError: no such file.
         ValueError: it is no weight file, or damaged, or holds pickled objects in other ways.
     """
-    content = _read_arrays(path)
-    if isinstance(content, dict):
-        return content
+    if Path(path).is_file() and format_of(path) in ("pickle", None):  # the oldest pickles begin with anything
+        content = _read_arrays(path)
+        if isinstance(content, dict):
+            return content
     try:
         return read_content(path)
     except ValueError as error:
@@ -52,8 +55,7 @@ def read_inert(path: str | Path) -> dict[str, Any]:
         if isinstance(content, dict):
             return content
         raise ValueError(
-            f"{path}: damaged, or it holds pickled objects that cannot even be read without running code "
-            f"({str(error.__cause__).splitlines()[0]})."
+            f"{path}: damaged, or it holds pickled objects that cannot even be read without running code."
         ) from error
 
 
@@ -73,27 +75,75 @@ def _read_arrays(path: str | Path) -> Any:
     """What `pickle.dump` wrote, if that is made of arrays and plain values; None if not."""
     try:
         with open(path, "rb") as file:
-            return _ArrayUnpickler(file, encoding="latin1").load()  # as Python 2 wrote them
+            content = _ArrayUnpickler(file, encoding="latin1").load()  # as Python 2 wrote them
+        return {key: _opened(value) for key, value in content.items()}
     except Exception:  # a damaged pickle can raise anything
         return None
 
 
+def _opened(value: Any) -> Any:
+    """An array, or those of a dict, for what stands for them."""
+    if isinstance(value, dict):
+        return {key: item.values if isinstance(item, _Array) else item for key, item in value.items()}
+    return value.values if isinstance(value, _Array) else value
+
+
 class _ArrayUnpickler(pickle.Unpickler):
-    """Knows NumPy's arrays and numbers, and refuses every other name."""
+    """Knows what stands for NumPy's arrays and numbers, and refuses every other name.
+
+    NumPy's own types are not built from what a file says: they trust it, and can be made to read any memory.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
-        known = _ARRAYS.get((module.replace("numpy._core", "numpy.core"), name))
+        known = {
+            ("numpy", "ndarray"): _Array,
+            ("numpy", "dtype"): _NumberFormat,
+            ("numpy.core.multiarray", "_reconstruct"): lambda kind, shape, code: _Array(),
+            ("numpy.core.multiarray", "scalar"): lambda numbers, data: _Array(_numbers(data, numbers)[0]),
+            ("numpy.core.numeric", "_frombuffer"): lambda data, numbers, shape, order: _Array(
+                _numbers(data, numbers).reshape(shape, order=order)
+            ),
+            ("collections", "OrderedDict"): OrderedDict,
+            ("_codecs", "encode"): lambda text, encoding: text.encode("latin1"),  # bytes, as protocol 2 writes them
+            ("__builtin__", "bytes"): lambda: b"",  # and none
+        }.get((module.replace("numpy._core", "numpy.core"), name))
         if known is None:
             raise pickle.UnpicklingError(f"it refers to {module}.{name}")
         return known
 
 
-_ARRAYS: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("numpy.core.multiarray", "_reconstruct"): np.zeros(0).__reduce__()[0],
-    ("numpy.core.multiarray", "scalar"): np.float64(0).__reduce__()[0],
-    ("numpy.core.numeric", "_frombuffer"): np.zeros(0).__reduce_ex__(5)[0],
-    ("collections", "OrderedDict"): OrderedDict,
-    ("_codecs", "encode"): lambda text, encoding: text.encode("latin1"),  # bytes, as protocol 2 writes them
-}
+class _NumberFormat:
+    """Stands for NumPy's dtype: booleans, integers and floating-point numbers of at most 8 bytes."""
+
+    def __init__(self, code: str, *_: object) -> None:
+        if not re.fullmatch("b1|[iu][1248]|f[248]", code):
+            raise pickle.UnpicklingError(f"{code!r} is no type of numbers")
+        self.code = code
+        self.order = "="
+
+    def __setstate__(self, state: tuple) -> None:
+        if state[1] not in ("<", ">", "=", "|"):
+            raise pickle.UnpicklingError(f"{state[1]!r} is no order of bytes")
+        self.order = state[1]
+
+
+class _Array:
+    """Stands for NumPy's array or number.
+
+    Args:
+        values: it.
+    """
+
+    def __init__(self, values: Any = None) -> None:
+        self.values = values
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, numbers, is_fortran, data = state
+        self.values = _numbers(data, numbers).reshape(shape, order="F" if is_fortran else "C")
+
+
+def _numbers(data: bytes | str, numbers: _NumberFormat) -> NDArray:
+    """The numbers that lie in bytes, of Python 2 in a text, as a flat array."""
+    content = data.encode("latin1") if isinstance(data, str) else data
+    kept = np.frombuffer(content, numbers.order + numbers.code) if len(content) else np.zeros(0, numbers.code)
+    return kept.astype(numbers.code)

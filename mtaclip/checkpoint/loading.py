@@ -13,7 +13,19 @@ from mtaclip.checkpoint.released import convert_released, is_released
 
 _logger = logging.getLogger("mtaclip.checkpoint")
 _SHOWN = 3
-_TEXT_SIDE = ("texts.", "decoder.alignment.")  # beginnings of the names of what only a model with texts has
+_COUNTS = "num_batches_tracked"  # of BatchNorm, which is used without them
+# Beginnings of the names of what only a model with texts has; and of what has other rows there.
+_TEXT_SIDE = ("texts.", "decoder.alignment.", "criterion.contrastive.")
+_POSITIONS = "decoder.query_position"
+_CONVERT = "projects/MTACLIP/convert_checkpoint.py --from"
+# What to do with the weights of other projects, by beginnings of their names.
+_FOREIGN: dict[tuple[str, ...], str] = {
+    ("sem_seg_head.",): f"these are weights of Mask2Former, which {_CONVERT} mask2former converts",
+    ("model.pixel_level_module.",): (
+        f"these are weights of Mask2Former by Hugging Face, whose folder {_CONVERT} maskformer-hf converts"
+    ),
+    ("visual.", "vision_model.", "text_model."): "these are weights of CLIP, which MODEL.CLIP.PRETRAINED takes",
+}
 
 
 def read_checkpoint(path: str | Path, *, allow_pickle: bool = False) -> dict[str, Any]:
@@ -32,29 +44,47 @@ def read_checkpoint(path: str | Path, *, allow_pickle: bool = False) -> dict[str
         ValueError: not a checkpoint, damaged, or one that would need to run code.
     """
     if not Path(path).exists():
-        raise FileNotFoundError(f"MODEL.WEIGHTS: there is no file {str(path)!r}.")
+        hint = "; weights are not downloaded: fetch the file, and name it" if "://" in str(path) else ""
+        raise FileNotFoundError(f"MODEL.WEIGHTS: there is no file {str(path)!r}{hint}.")
     content = read_content(path, allow_pickle=allow_pickle)
     state = state_of(content, path)
     if is_released(state):
-        state, dropped = convert_released(state)
-        _logger.info("%s: converted from the released names; %d tensors nothing uses: %s", path, len(dropped), dropped)
+        try:
+            conversion = convert_released(state)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}.") from error
+        unused = list(conversion.dropped)
+        _logger.info("%s: converted from the released names; %d tensors nothing uses: %s", path, len(unused), unused)
+        state = conversion.state
     return (content if any(key in content for key in ("model", "state_dict")) else {}) | {"model": state}
 
 
 def misfits(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
     """What keeps a state dict from being loaded, by kind with the first names of each; empty if nothing does."""
-    missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
-    unexpected = [key for key in state if key not in wanted and not key.endswith("num_batches_tracked")]
-    other = [
-        f"{key} {tuple(state[key].shape)} instead of {tuple(tensor.shape)}"
-        for key, tensor in wanted.items()
-        if key in state and state[key].shape != tensor.shape
-    ]
     return [
         f"{len(keys)} tensors {what} ({', '.join(keys[:_SHOWN])}{', ...' if len(keys) > _SHOWN else ''})"
-        for what, keys in (("of another shape", other), ("missing", missing), ("unexpected", unexpected))
+        for what, keys in _misfits(wanted, state).items()
         if keys
     ]
+
+
+def _misfits(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """Names of tensors by what is wrong with them; those of another shape or type have it behind the name."""
+    both = [key for key in wanted if key in state]
+    return {
+        "of another shape": [
+            f"{key} {tuple(state[key].shape)} instead of {tuple(wanted[key].shape)}"
+            for key in both
+            if state[key].shape != wanted[key].shape
+        ],
+        "of another type": [
+            f"{key} {state[key].dtype} instead of {wanted[key].dtype}"
+            for key in both
+            if state[key].is_floating_point() != wanted[key].is_floating_point()
+        ],
+        "missing": [key for key in wanted if key not in state and not key.endswith(_COUNTS)],
+        "unexpected": [key for key in state if key not in wanted and not key.endswith(_COUNTS)],
+    }
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
@@ -66,22 +96,30 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> No
         source: where they come from, for the message.
 
     Raises:
-        ValueError: a tensor is missing, unexpected or of another shape.
+        ValueError: a tensor is missing, unexpected, or of another shape or type.
     """
     wanted = model.state_dict()
     problems = misfits(wanted, state)
-    wants, has = (any(key.startswith(_TEXT_SIDE) for key in keys) for keys in (wanted, state))
-    if problems and wants != has:
-        raise ValueError(
-            f"{source} has {'' if has else 'no '}weights for the text side, so that it belongs to a model "
-            f"with{'' if has else 'out'} texts: take the config it was trained with (MODEL.MTACLIP.TEXT.ENABLED {has})."
-        )
     if problems:
-        raise ValueError(
-            f"{source} does not fit the model: {'; '.join(problems)}; take the config it was trained with."
-        )
+        advice = _advice(wanted, state) or f"{'; '.join(problems)}; take the config it was trained with"
+        raise ValueError(f"{source} does not fit the model: {advice}.")
     model.load_state_dict(state, strict=False)
     _logger.info("%s: loaded %d tensors, none missing, none unexpected", source, len(wanted))
+
+
+def _advice(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str | None:
+    """What to do with weights that do not fit at all, or but for the text side; None where names have to tell."""
+    for beginnings, what in _FOREIGN.items():
+        if any(key.startswith(beginnings) for key in state):
+            return what
+    wants, has = (any(key.startswith(_TEXT_SIDE) for key in keys) for keys in (wanted, state))
+    names = [key for keys in _misfits(wanted, state).values() for key in keys]
+    if wants == has or not all(name.startswith((*_TEXT_SIDE, _POSITIONS)) for name in names):
+        return None
+    return (
+        f"it has {'' if has else 'no '}weights for the text side, so that it belongs to a model with"
+        f"{'' if has else 'out'} texts: take the config it was trained with (MODEL.MTACLIP.TEXT.ENABLED {has})"
+    )
 
 
 def check_complete(cfg: CfgNode) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from mtaclip.checkpoint.conversion import Conversion
-from mtaclip.checkpoint.released import is_released, released_name
+from mtaclip.checkpoint.released import convert_released, is_released
 
 
 def convert_mmseg(state: Mapping[str, Tensor]) -> Conversion:
@@ -19,12 +19,6 @@ def convert_mmseg(state: Mapping[str, Tensor]) -> Conversion:
     """
     if not is_released(state):
         raise ValueError("holds no decode_head, so that it is no released MTA-CLIP")
-    is_vit = "backbone.class_embedding" in state
-    conversion = Conversion({}, {}, {}, guesses={"TEST.SLIDING_WINDOW.ENABLED": True})
-    for key, tensor in state.items():
-        name = released_name(key, is_vit)
-        if name is None:
-            conversion.dropped[key] = "the released model never uses it"
-        else:
-            conversion.names[key], conversion.state[name] = name, tensor
+    conversion = convert_released(state)
+    conversion.guesses = {"TEST.SLIDING_WINDOW.ENABLED": True}
     return conversion

@@ -20,6 +20,7 @@ PARTS: dict[str, tuple[str, ...]] = {
 _QUERIES, _POSITIONS = "decoder.query_content", "decoder.query_position"
 _TOWER = "texts.encoder."
 _CLIP_POSITIONS = f"{_TOWER}positional_embedding"
+_TABLES = (_POSITIONS, _CLIP_POSITIONS)
 
 
 def check_parts(parts: Collection[str]) -> None:
@@ -88,6 +89,10 @@ def _stacked(upper: Tensor, lower: Tensor, otherwise: Tensor) -> Tensor:
     return torch.cat([upper.to(lower), lower]) if upper.shape[1:] == lower.shape[1:] else otherwise
 
 
+def _equal(one: Tensor | None, other: Tensor | None) -> bool:
+    return one is not None and other is not None and torch.equal(one.cpu(), other.cpu())
+
+
 def _changes(
     own: Mapping[str, Tensor], state: Mapping[str, Tensor], fitted: Mapping[str, Tensor], anew: tuple[str, ...]
 ) -> str:
@@ -96,8 +101,9 @@ def _changes(
     for name in sorted({*own, *state}):
         if name.startswith(anew):
             what = "starts anew" if name in own else "left out"
-        elif name in (_POSITIONS, _CLIP_POSITIONS) and name in own and fitted.get(name) is not state.get(name):
-            what = "starts anew" if torch.equal(fitted[name].cpu(), own[name].cpu()) else "rows that fit are loaded"
+        elif name in _TABLES and name in own and not _equal(fitted.get(name), state.get(name)):
+            is_new = name == _POSITIONS and _equal(fitted[name], own[name])  # CLIP's may be the same everywhere
+            what = "starts anew" if is_new else "rows that fit are loaded"
         else:
             continue
         rows.append([name, *(str(tuple(side[name].shape)) if name in side else "-" for side in (state, own)), what])

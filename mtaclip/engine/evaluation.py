@@ -20,7 +20,7 @@ from mtaclip.evaluation.predictions import PredictionWriter, SavedPredictions
 from mtaclip.evaluation.snapshots import SnapshotEvaluator
 
 
-def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+def build_evaluator(cfg: CfgNode, dataset_name: str, weights: str | None = None) -> DatasetEvaluator:
     """Streaming scores of a dataset; `scores_<dataset>.json` and the report go into OUTPUT_DIR. Without labels, none.
 
     The report is `report.html` and `report.md`; of several test datasets, `report_<dataset>.html` and `.md`. Beside the
@@ -29,6 +29,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
     Args:
         cfg: DATASETS.TEST, TEST and OUTPUT_DIR are read.
         dataset_name: one of DATASETS.TEST.
+        weights: digest of the weights that are evaluated, for `scores_<dataset>.json`.
 
     Raises:
         ValueError: the dataset asks for another evaluator; TEST.VOCABULARY names other classes; or no image has labels,
@@ -46,7 +47,11 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
     if any(record.get("sem_seg_file_name") for record in records):
         report = "report" if len(cfg.DATASETS.TEST) == 1 else f"report_{dataset_name}"
         scores = SemanticEvaluator(
-            dataset_name, output_dir=cfg.OUTPUT_DIR, boundary_iou=cfg.TEST.BOUNDARY_IOU, report=report
+            dataset_name,
+            output_dir=cfg.OUTPUT_DIR,
+            boundary_iou=cfg.TEST.BOUNDARY_IOU,
+            report=report,
+            weights=weights,
         )
         folder = Path(cfg.OUTPUT_DIR) / "snapshots" / dataset_name
         return DatasetEvaluators([SnapshotEvaluator(dataset_name, records, cfg.TEST.SNAPSHOTS, folder), scores])

@@ -4,25 +4,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import yaml
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 
 from mtaclip.checkpoint.starting import check_parts
-from mtaclip.config import add_mtaclip_config
 from mtaclip.data.build import check_dataset
 from mtaclip.data.datasets import check_registered
 from mtaclip.data.folder import use_folder
 from mtaclip.engine.optimizer import check_solver
-from mtaclip.publishing.folder import is_published_config
-from mtaclip.publishing.portable import read_config
+from mtaclip.merging import REFUSALS, default_config, merge_options, refusal
+from mtaclip.publishing.folder import is_published_config, read_folder
 
 
 def setup_cfg(config_file: str | Path, opts: Sequence[str] = (), *, device: str | None = None) -> CfgNode:
     """Read, override and check a configuration, and register the datasets of DATASETS.FOLDER.
 
     Args:
-        config_file: a YAML file, whose `_BASE_` is read first, or the config of a published model.
+        config_file: a YAML file, whose `_BASE_` is read first, or the config of a published model, whose weights
+            MODEL.WEIGHTS then names.
         opts: keys and values in turn, as on Detectron2's command lines.
         device: takes the place of MODEL.DEVICE.
 
@@ -35,9 +34,9 @@ def setup_cfg(config_file: str | Path, opts: Sequence[str] = (), *, device: str 
     """
     if not Path(config_file).is_file():
         raise FileNotFoundError(f"--config-file: there is no file {str(config_file)!r}.")
-    cfg = get_cfg()
-    add_mtaclip_config(cfg)
-    _merge(cfg, config_file, list(opts))
+    cfg = default_config()
+    _merge_file(cfg, config_file)
+    merge_options(cfg, opts)
     if device is not None:
         cfg.MODEL.DEVICE = device
     use_folder(cfg)
@@ -46,41 +45,14 @@ def setup_cfg(config_file: str | Path, opts: Sequence[str] = (), *, device: str 
     return cfg
 
 
-def _merge(cfg: CfgNode, config_file: str | Path, opts: list[str]) -> None:
+def _merge_file(cfg: CfgNode, config_file: str | Path) -> None:
+    if is_published_config(config_file):
+        cfg.merge_from_other_cfg(read_folder(Path(config_file).parent))
+        return
     try:
-        if is_published_config(config_file):
-            cfg.merge_from_other_cfg(read_config(Path(config_file).parent))
-        else:
-            cfg.merge_from_file(str(config_file), allow_unsafe=False)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{config_file}: not a plain YAML file ({' '.join(str(error).split())}).") from error
-    except (KeyError, AssertionError, ValueError) as error:
-        raise _refused(config_file, error) from error
-    merge_options(cfg, opts)
-
-
-def merge_options(cfg: CfgNode, opts: Sequence[str]) -> None:
-    """Override keys by those of a command line.
-
-    Args:
-        cfg: changed in place.
-        opts: keys and values in turn.
-
-    Raises:
-        ValueError: an unknown key, a value of the wrong type, or a key without a value.
-    """
-    if len(opts) % 2:
-        raise ValueError(f"Options come in pairs of key and value, the last one, {opts[-1]!r}, has no value.")
-    try:
-        cfg.merge_from_list(list(opts))
-    except (KeyError, AssertionError, ValueError) as error:
-        raise _refused("The command line", error) from error
-
-
-def _refused(source: str | Path, error: Exception) -> ValueError:
-    message = str(error.args[0]).rstrip(".")
-    hint = "; mtaclip/config.py lists the keys of this project" if "Non-existent" in message else ""
-    return ValueError(f"{source}: {message}{hint}.")
+        cfg.merge_from_file(str(config_file), allow_unsafe=False)
+    except REFUSALS as error:
+        raise refusal(config_file, error) from error
 
 
 def check_cfg(cfg: CfgNode) -> None:

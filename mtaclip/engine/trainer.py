@@ -31,6 +31,7 @@ from mtaclip.engine.optimizer import build_lr_scheduler, build_optimizer
 from mtaclip.engine.step import LOG_PERIOD, TrainStep, random_seed
 from mtaclip.engine.stopping import StopOnSignal
 from mtaclip.evaluation.background import BackgroundEvaluator
+from mtaclip.evaluation.fingerprint import digest_of_weights
 from mtaclip.inference.augmentation import build_inference
 from mtaclip.modeling.build import build_model
 from mtaclip.modeling.performance import amp_dtype, autocast, speed_up
@@ -237,9 +238,9 @@ class Trainer(DefaultTrainer):
         return build_test_loader(cfg, dataset_name)
 
     @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str, weights: str | None = None) -> DatasetEvaluator:
         """See `mtaclip.engine.evaluation.build_evaluator`."""
-        return build_evaluator(cfg, dataset_name)
+        return build_evaluator(cfg, dataset_name, weights)
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators=None):
@@ -261,9 +262,11 @@ class Trainer(DefaultTrainer):
         """
         if isinstance(evaluators, DatasetEvaluator):
             evaluators = [evaluators]
+        model = unwrapped(model)
         if evaluators is None:  # of all datasets, so that what cannot be evaluated is noticed before the first image
-            evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
-        model = build_inference(cfg, unwrapped(model))
+            weights = digest_of_weights(model) if comm.is_main_process() else None
+            evaluators = [cls.build_evaluator(cfg, name, weights=weights) for name in cfg.DATASETS.TEST]
+        model = build_inference(cfg, model)
         results = OrderedDict()
         for name, evaluator in zip(cfg.DATASETS.TEST, evaluators, strict=True):
             loader = cls.build_test_loader(cfg, name)

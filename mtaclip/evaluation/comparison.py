@@ -22,6 +22,7 @@ class Evaluation:
         num_images: number of images evaluated.
         scores: in percent, nan where undefined.
         class_names: names of the classes.
+        weights: digest of the weights that were evaluated; None where the file does not say.
     """
 
     file: Path
@@ -29,6 +30,7 @@ class Evaluation:
     num_images: int
     scores: dict[str, float]
     class_names: tuple[str, ...]
+    weights: str | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,8 @@ def read_scores(file: Path) -> Evaluation:
             str(key): math.nan if value is None else float(value) for key, value in content["scores_percent"].items()
         }
         names = tuple(str(name) for name in content["class_names"])
-        return Evaluation(file, str(content["dataset"]), int(content["num_images"]), scores, names)
+        weights = content.get("weights")
+        return Evaluation(file, str(content["dataset"]), int(content["num_images"]), scores, names, weights)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file}: this is not a file of scores; name one that an evaluation wrote.") from error
 

@@ -32,7 +32,7 @@ def fingerprint(cfg: CfgNode, model: nn.Module) -> dict[str, str]:
     Returns:
         `settings` and `weights`, hexadecimal.
     """
-    return {"settings": _digest_of_settings(cfg), "weights": _digest_of_weights(model)}
+    return {"settings": _digest_of_settings(cfg), "weights": digest_of_weights(model)}
 
 
 def digest_of_images(file_names: Iterable[str]) -> str:
@@ -67,7 +67,15 @@ def _digest_of_settings(cfg: CfgNode) -> str:
     return blake2b(settings.dump().encode(), digest_size=16).hexdigest()
 
 
-def _digest_of_weights(model: nn.Module) -> str:
+def digest_of_weights(model: nn.Module) -> str:
+    """Digest of a model's parameters and buffers, which the scores of an evaluation are of.
+
+    Args:
+        model: not wrapped for several processes, on any device, in any layout.
+
+    Returns:
+        hexadecimal.
+    """
     digest = blake2b(digest_size=16)
     for name, tensor in chain(model.named_parameters(), model.named_buffers()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

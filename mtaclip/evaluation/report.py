@@ -130,6 +130,7 @@ def write_scores(
     scores: Mapping[str, float],
     counts: NDArray[np.int64],
     class_names: Sequence[str],
+    weights: str | None = None,
 ) -> None:
     """Write an evaluation as JSON.
 
@@ -140,6 +141,7 @@ def write_scores(
         scores: result of `mtaclip.evaluation.scores.semantic_scores`; nan is written as null.
         counts: (C, C) confusion matrix, rows = ground truth.
         class_names: names of the classes, length C.
+        weights: `mtaclip.evaluation.fingerprint.digest_of_weights` of the model, where it is known.
 
     Raises:
         OSError: the file cannot be written.
@@ -147,6 +149,7 @@ def write_scores(
     content = {
         "dataset": dataset_name,
         "num_images": num_images,
+        "weights": weights,
         "scores_percent": {key: None if math.isnan(value) else value for key, value in scores.items()},
         "class_names": list(class_names),
         "confusion_matrix": counts.tolist(),

@@ -59,6 +59,7 @@ class SemanticEvaluator(DatasetEvaluator):
         boundary_iou: bool = False,
         report: str | None = "report",
         examples: int = 4,
+        weights: str | None = None,
     ) -> None:
         """Take names, categories and the ignore label from the dataset's metadata.
 
@@ -71,6 +72,7 @@ class SemanticEvaluator(DatasetEvaluator):
             report: the scores are also written as `<report>.html`, a page with charts and pictures, and `<report>.md`;
                 None writes neither.
             examples: number of best images, and of worst images, that the page shows.
+            weights: what the scores are of, for the JSON file; see `mtaclip.evaluation.report.write_scores`.
 
         Raises:
             ValueError: the metadata have no class names or no ignore label, names and categories do not agree, or the
@@ -90,6 +92,7 @@ class SemanticEvaluator(DatasetEvaluator):
         self._output_dir = Path(output_dir) if output_dir else None
         self._distributed = distributed
         self._boundary_iou = boundary_iou
+        self._weights = weights
         self._report_file = self._output_dir / report if self._output_dir is not None and report else None
         self._palette = Palette.from_metadata(metadata) if self._report_file is not None else None
         self._num_examples = examples if self._report_file is not None else 0
@@ -210,7 +213,9 @@ class SemanticEvaluator(DatasetEvaluator):
             return None
         file = self._output_dir / f"scores_{self._dataset_name}.json"
         try:
-            write_scores(file, self._dataset_name, total.num_images, scores, total.counts, self._class_names)
+            write_scores(
+                file, self._dataset_name, total.num_images, scores, total.counts, self._class_names, self._weights
+            )
         except OSError as error:
             return error
         logger.info("Scores written to %s", file)

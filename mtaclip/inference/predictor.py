@@ -10,20 +10,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
-from yaml import YAMLError
 
+from mtaclip.checkpoint.deduction import check_sizes
 from mtaclip.checkpoint.loading import check_complete, load_state, read_checkpoint
-from mtaclip.config import add_mtaclip_config
 from mtaclip.data.labels import read_image
 from mtaclip.data.mapper import inference_augmentations
+from mtaclip.demo.problems import advice
 from mtaclip.evaluation.comparison import read_scores
+from mtaclip.evaluation.fingerprint import digest_of_weights
 from mtaclip.inference.augmentation import build_inference
 from mtaclip.inference.canvas import INVALID
+from mtaclip.merging import default_config, merge_options, merge_text
 from mtaclip.modeling.build import build_model
 from mtaclip.modeling.performance import autocast, speed_up
 from mtaclip.publishing.card import model_card
@@ -31,6 +33,7 @@ from mtaclip.publishing.files import CARD, CLASSES, first_line
 from mtaclip.publishing.folder import (
     check_target,
     classes_file,
+    find_published,
     published_palette,
     read_folder,
     write_folder,
@@ -88,30 +91,26 @@ class Predictor:
 
         Args:
             path: a checkpoint that a training of this project wrote.
-            device: "cuda", "cpu" or another of PyTorch's; None is the first GPU if there is one, else the CPU.
+            device: "cuda", "cpu" or another of PyTorch's; None is MODEL.DEVICE of `opts`, else the first GPU if there
+                is one, else the CPU.
             opts: config keys and values in turn, for example ["TEST.SLIDING_WINDOW.ENABLED", "True"].
 
         Raises:
             FileNotFoundError: there is no such file.
             ValueError: the file is no such checkpoint, the device is unknown or not there, or a key is unknown.
         """
-        checkpoint = read_checkpoint(path)
+        folder = find_published(path)
+        if folder is not None:
+            raise ValueError(f"{path} is a published model or a part of one: name its folder, {folder}.")
+        checkpoint = read_checkpoint(path, allow_pickle=_read_options(opts).MODEL.WEIGHTS_ALLOW_PICKLE)
         if "config" not in checkpoint:
             raise ValueError(
                 f"{path} holds no config: build the predictor from one, Predictor(cfg) with MODEL.WEIGHTS set to it."
             )
-        cfg = get_cfg()
-        add_mtaclip_config(cfg)
-        try:
-            cfg.merge_from_other_cfg(CfgNode.load_cfg(checkpoint["config"]))
-        except (AttributeError, KeyError, AssertionError, ValueError, YAMLError) as error:
-            raise ValueError(f"{path}: its config cannot be used: {first_line(error)}.") from error
-        _merge(cfg, [*opts, "MODEL.WEIGHTS", str(path), "MODEL.DEVICE", device or _default_device()])
-        cfg.MODEL.WEIGHTS_REINIT = ()  # of the training; and whatever the file says, it is not to name pickles
-        cfg.MODEL.WEIGHTS_ALLOW_PICKLE = False
-        predictor = cls.__new__(cls)
-        predictor._build(cfg, checkpoint)
-        return predictor
+        cfg = default_config()
+        merge_text(cfg, checkpoint["config"], f"{path}: its config cannot be used")
+        cfg.MODEL.WEIGHTS = str(path)
+        return cls._from(path, cfg, checkpoint, device, opts)
 
     @classmethod
     def from_pretrained(
@@ -138,14 +137,29 @@ class Predictor:
         """
         folder = fetch(folder_or_id, revision)
         cfg = read_folder(folder)
-        _merge(cfg, [*opts, "MODEL.WEIGHTS", cfg.MODEL.WEIGHTS, "MODEL.DEVICE", device or _default_device()])
+        checkpoint = read_checkpoint(cfg.MODEL.WEIGHTS, allow_pickle=_read_options(opts).MODEL.WEIGHTS_ALLOW_PICKLE)
+        return cls._from(folder, cfg, checkpoint, device, opts)
+
+    @classmethod
+    def _from(
+        cls, source: str | Path, cfg: CfgNode, checkpoint: dict[str, Any], device: str | None, opts: Sequence[str]
+    ) -> "Predictor":
+        """The predictor of a config and weights that come from others, and of options that the caller chose."""
+        cfg.MODEL.WEIGHTS_REINIT = ()  # of the training; and whatever the config says, it is not to allow pickles
+        cfg.MODEL.WEIGHTS_ALLOW_PICKLE = False
+        cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+        merge_options(cfg, opts, "opts")
+        cfg.MODEL.DEVICE = device or cfg.MODEL.DEVICE
+        check_complete(cfg)
         predictor = cls.__new__(cls)
-        checkpoint = read_checkpoint(cfg.MODEL.WEIGHTS)
         try:
+            check_sizes(cfg, checkpoint["model"])
             predictor._build(cfg, checkpoint)
         except _NONSENSE as error:
+            if advice(error) is not None:  # the memory does not suffice
+                raise
             raise ValueError(
-                f"{folder}: its config describes no model that can be built ({first_line(error)})."
+                f"{source}: its config describes no model that can be built ({first_line(error)})."
             ) from error
         return predictor
 
@@ -225,6 +239,10 @@ class Predictor:
         """The model in eval mode, as it is evaluated."""
         return self._model
 
+    def digest(self) -> str:
+        """What `scores_<dataset>.json` says of an evaluation of the same weights."""
+        return digest_of_weights(self._network)
+
     @property
     def palette(self) -> Palette:
         """Names and colours of the model's classes: those it was published with, or those of the first test dataset.
@@ -256,15 +274,17 @@ class Predictor:
         return {"image": channels_first, "height": pixels.shape[0], "width": pixels.shape[1]}
 
 
-def _default_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def _read_options(opts: Sequence[str]) -> CfgNode:
+    """The defaults with the options of a caller, who has named the weights.
 
-
-def _merge(cfg: CfgNode, opts: list[str]) -> None:
-    try:
-        cfg.merge_from_list(opts)
-    except (KeyError, AssertionError, ValueError) as error:
-        raise ValueError(f"opts: {first_line(error)}.") from error
+    Raises:
+        ValueError: an unknown key, a value of the wrong type, or MODEL.WEIGHTS.
+    """
+    cfg = default_config()
+    merge_options(cfg, opts, "opts")
+    if cfg.MODEL.WEIGHTS:
+        raise ValueError(f"opts: MODEL.WEIGHTS is {cfg.MODEL.WEIGHTS!r}, but this model has its own weights.")
+    return cfg
 
 
 def _check_device(name: str) -> None:

@@ -1,6 +1,5 @@
 """Pretrained CLIP weights: what a file says about itself, and fitting it to an open_clip model."""
 
-import json
 import logging
 import math
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtaclip.checkpoint.files import is_torchscript, read_state
+from mtaclip.checkpoint.files import format_of, read_settings, read_state
 from mtaclip.checkpoint.hugging_face import convert_hugging_face, is_hugging_face
 from mtaclip.checkpoint.loading import misfits
 
@@ -22,6 +21,7 @@ _logger = logging.getLogger(__name__)
 _APART = {"logit_scale", "logit_bias", "input_resolution", "context_length", "vocab_size", "attn_mask"}
 _GRIDS = ("visual.positional_embedding", "visual.attnpool.positional_embedding")
 _TEXT_POSITIONS = "positional_embedding"
+_NORM_EPS = 1e-5  # of open_clip's LayerNorm
 _ACTIVATIONS = {"quick_gelu": True, "gelu": False}
 
 
@@ -59,19 +59,25 @@ def read_clip(path: Path, *, allow_pickle: bool = False) -> ClipWeights:
             state = convert_hugging_face(state).state
         except (ValueError, RuntimeError) as error:  # the latter where shapes are none of a CLIP model
             raise ValueError(f"{path}: {error}.") from error
-        return ClipWeights(state, *_hugging_face_model(folder / "config.json"))
-    if path.is_file() and is_torchscript(path):
+        return ClipWeights(state, *hugging_face_model(folder / "config.json"))
+    if path.is_file() and format_of(path) == "torchscript":
         return ClipWeights(state, quick_gelu=True, heads={})  # only OpenAI published such archives
     config = folder / "open_clip_config.json"
-    quick_gelu = bool(_section(_read_json(config), "model_cfg").get("quick_gelu")) if config.is_file() else None
+    quick_gelu = bool(_section(read_settings(config), "model_cfg").get("quick_gelu")) if config.is_file() else None
     return ClipWeights(state, quick_gelu, heads={})
 
 
-def _hugging_face_model(config: Path) -> tuple[bool, dict[Tower, int]]:
-    """Activation and heads of a CLIP model, from its config.json."""
-    if not config.is_file():
-        raise FileNotFoundError(f"{config}: not there; it belongs to the weights and says which activation they need.")
-    content = _read_json(config)
+def hugging_face_model(config: Path) -> tuple[bool, dict[Tower, int]]:
+    """Whether the activation of a CLIP model of Hugging Face is QuickGELU, and the heads of its towers.
+
+    Args:
+        config: its config.json.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, or of a model that open_clip's cannot be.
+    """
+    content = read_settings(config)
     towers: dict[Tower, dict] = {"image": _section(content, "vision_config"), "text": _section(content, "text_config")}
     activations = {str(tower.get("hidden_act", "quick_gelu")) for tower in towers.values()}  # the library's default
     if content.get("model_type") != "clip" or not activations <= set(_ACTIVATIONS) or len(activations) != 1:
@@ -79,18 +85,17 @@ def _hugging_face_model(config: Path) -> tuple[bool, dict[Tower, int]]:
             f"{config}: model_type {content.get('model_type')!r} with hidden_act {sorted(activations)}, "
             "where a 'clip' with 'quick_gelu' or 'gelu' in both towers is needed."
         )
+    for name, tower in towers.items():
+        if tower.get("layer_norm_eps", _NORM_EPS) != _NORM_EPS:
+            raise ValueError(
+                f"{config}: layer_norm_eps of the {name} tower is {tower['layer_norm_eps']}, where {_NORM_EPS} is "
+                "needed."
+            )
     heads = {name: tower["num_attention_heads"] for name, tower in towers.items() if "num_attention_heads" in tower}
+    for name, number in heads.items():
+        if type(number) is not int or number < 1:
+            raise ValueError(f"{config}: num_attention_heads of the {name} tower is {number!r}, which is no number.")
     return _ACTIVATIONS[activations.pop()], heads
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file}: not a JSON file ({error}).") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file}: holds a {type(content).__name__}, not the config of a model.")
-    return content
 
 
 def _section(content: dict[str, Any], key: str) -> dict[str, Any]:

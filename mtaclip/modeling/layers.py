@@ -48,6 +48,8 @@ class MultiheadAttention(nn.Module):
     """
 
     def __init__(self, dim: int, heads: int) -> None:
+        if heads < 1 or dim % heads:
+            raise ValueError(f"MODEL.MTACLIP.DECODER.HEADS is {heads}, which does not divide HIDDEN_DIM {dim}.")
         super().__init__()
         self.heads = heads
         self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))

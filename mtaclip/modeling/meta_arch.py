@@ -78,6 +78,8 @@ class MTACLIP(nn.Module):
         self.inference = inference
         self.classification = classification
         self.other_classes = other_classes
+        if len(pixel_mean) != 3 or len(pixel_std) != 3:
+            raise ValueError(f"MODEL.PIXEL_MEAN and PIXEL_STD must have 3 values, got {pixel_mean} and {pixel_std}.")
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 

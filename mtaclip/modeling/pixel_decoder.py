@@ -69,7 +69,7 @@ class PixelDecoder(nn.Module):
                 "MODEL.SEM_SEG_HEAD.IN_FEATURES must name maps of strides 4, 8, 16 and 32, got "
                 f"{ {name: shape.stride for name, shape in input_shape.items()} }."
             )
-        if dim % norm_groups or dim % heads:
+        if heads < 1 or dim % norm_groups or dim % heads:
             raise ValueError(
                 f"MODEL.MTACLIP.HIDDEN_DIM {dim} must be a multiple of {norm_groups} and of {heads} heads."
             )

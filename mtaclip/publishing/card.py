@@ -10,7 +10,11 @@ from mtaclip.evaluation.comparison import Evaluation
 from mtaclip.evaluation.report import markdown_table, markdown_text, mean_cells, mean_scores
 
 LIBRARY = "mtaclip"
-_TAGS = ("semantic-segmentation", "mask-text-alignment", "clip", "detectron2")
+_TOWERS = {
+    "build_clip_backbone": "the image tower of CLIP `{clip}`",
+    "build_resnet_backbone": "a ResNet-{depth} as image tower",
+    "build_swin_backbone": "a Swin Transformer as image tower",
+}
 
 
 def model_card(
@@ -27,19 +31,31 @@ def model_card(
     """
     with_text = cfg.MODEL.MTACLIP.TEXT.ENABLED
     method = "MTA-CLIP (mask-text alignment)" if with_text else "the Mask2Former baseline of MTA-CLIP"
-    tower = Path(cfg.MODEL.CLIP.ARCH).stem
     trained = ", ".join(map(markdown_text, cfg.DATASETS.TRAIN)) or "a dataset that its config does not name"
     shown = ", ".join(map(markdown_text, class_names))
     parts = [
         f"---\n{_front_matter(name, cfg, evaluations, license)}\n---\n",
         f"# {markdown_text(name)}\n",
-        f"Semantic segmentation by {method} with the image tower of CLIP `{tower}`, trained on {trained}.\n",
+        f"Semantic segmentation by {method} with {_tower(cfg)}, trained on {trained}.\n",
         f"{len(class_names)} classes: {shown}.\n",
         _USE,
         _scores(evaluations),
         _LIMITS,
     ]
     return "\n".join(parts)
+
+
+def _tower(cfg: CfgNode) -> str:
+    name = cfg.MODEL.BACKBONE.NAME
+    told = _TOWERS.get(name, f"`{name}` as image tower")
+    return told.format(clip=Path(cfg.MODEL.CLIP.ARCH).stem, depth=cfg.MODEL.RESNETS.DEPTH)
+
+
+def _tags(cfg: CfgNode) -> list[str]:
+    with_text = cfg.MODEL.MTACLIP.TEXT.ENABLED
+    with_clip = with_text or cfg.MODEL.BACKBONE.NAME == "build_clip_backbone"
+    own = ["mask-text-alignment"] * with_text + ["clip"] * with_clip
+    return ["semantic-segmentation", *own, "detectron2"]
 
 
 def _front_matter(name: str, cfg: CfgNode, evaluations: Sequence[Evaluation], license: str) -> str:
@@ -60,7 +76,7 @@ def _front_matter(name: str, cfg: CfgNode, evaluations: Sequence[Evaluation], li
         license=license,
         library_name=LIBRARY,
         pipeline_tag="image-segmentation",
-        tags=list(_TAGS),
+        tags=_tags(cfg),
         datasets=sorted({_hub_name(dataset) for dataset in cfg.DATASETS.TRAIN}) or None,
         model_name=name if results else None,
         eval_results=results or None,

@@ -5,13 +5,13 @@ import os
 from pathlib import Path
 
 import yaml
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 
-from mtaclip.config import add_mtaclip_config
 from mtaclip.data.datasets import KNOWN_DATASETS
 from mtaclip.data.folder import FOLDER_VOCABULARY
 from mtaclip.data.vocabulary import known_vocabularies, read_vocabulary
-from mtaclip.publishing.files import CLIP_MODEL, CONFIG, VOCABULARY, first_line, read_text
+from mtaclip.merging import REFUSALS, default_config, merge_text, refusal
+from mtaclip.publishing.files import CLIP_MODEL, CONFIG, VOCABULARY, read_text
 
 _CLIP_PARTS = {"embed_dim", "vision_cfg", "text_cfg"}
 _OTHER_MODELS = ("hf_", "timm_")  # beginnings of open_clip's keys for towers of other libraries, which they download
@@ -77,20 +77,17 @@ def read_config(folder: Path) -> CfgNode:
         ValueError: the config is damaged, has other keys, or names other files.
     """
     file = folder / CONFIG
-    cfg = get_cfg()
-    add_mtaclip_config(cfg)
+    cfg = default_config()
     text = read_text(file)
+    source = f"{file}: not the config of a published model"
     try:
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
             raise ValueError("it has aliases, which no published config needs")
-        content = CfgNode.load_cfg(text)
-        if not content:
+        if not text.strip():
             raise ValueError("it is empty")
-        cfg.merge_from_other_cfg(content)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file}: not plain YAML ({' '.join(str(error).split())}).") from error
-    except (AttributeError, KeyError, AssertionError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: not the config of a published model: {first_line(error)}.") from error
+    except REFUSALS as error:
+        raise refusal(source, error) from error
+    merge_text(cfg, text, source)
     _find_files(cfg, folder)
     return cfg
 
@@ -134,12 +131,12 @@ def _check_clip_model(file: Path) -> None:
 
 def _forget_machine(cfg: CfgNode) -> None:
     """Take away what holds for one machine only, and the names of datasets that not every installation knows."""
-    default = get_cfg()
-    add_mtaclip_config(default)
+    default = default_config()
+    _blank_paths(cfg)
     cfg.MODEL.WEIGHTS = ""
     cfg.MODEL.WEIGHTS_REINIT = ()
     cfg.MODEL.WEIGHTS_ALLOW_PICKLE = False
-    cfg.MODEL.CLIP.PRETRAINED = ""
+    cfg.MODEL.CLIP.PRETRAINED = cfg.MODEL.CLIP.CACHE_DIR = ""
     cfg.MODEL.DEVICE = default.MODEL.DEVICE
     cfg.OUTPUT_DIR = default.OUTPUT_DIR
     for key in ("TRAIN", "TEST"):
@@ -147,17 +144,12 @@ def _forget_machine(cfg: CfgNode) -> None:
         cfg.DATASETS[f"PROPOSAL_FILES_{key}"] = ()
     cfg.DATASETS.FOLDER = default.DATASETS.FOLDER
     cfg.TEST.VOCABULARY = ""
-    _blank_paths(cfg)
 
 
 def _blank_paths(node: CfgNode) -> None:
-    """Make texts empty that name a file or folder of this machine."""
+    """Make texts empty that can only name a file or folder of a machine."""
     for key, value in node.items():
         if isinstance(value, CfgNode):
             _blank_paths(value)
-        elif isinstance(value, str) and key != "OUTPUT_DIR" and _is_path(value):
+        elif isinstance(value, str) and (os.sep in value or value.startswith("~")):
             node[key] = ""
-
-
-def _is_path(text: str) -> bool:
-    return os.path.isabs(text) or (os.sep in text and os.path.exists(text))

@@ -20,7 +20,7 @@ import mtaclip  # noqa: F401  (before Detectron2: it repairs the 0.6 release)
 # isort: split
 from mtaclip.checkpoint.clip import convert_clip
 from mtaclip.checkpoint.foreign import KINDS, read_foreign
-from mtaclip.checkpoint.writing import write_converted
+from mtaclip.checkpoint.writing import check_target, write_converted
 from mtaclip.demo.problems import run_program
 
 CLIP = "clip-hf"
@@ -37,6 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="a YAML file for what the checkpoint does not decide, such as data, sizes and training",
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     parser.add_argument("--list", action="store_true", help="print every tensor's names there and here")
     parser.add_argument(
         "--opts",
@@ -50,6 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Convert, and print what became of the tensors."""
+    check_target(args.source, args.target, with_config=args.kind == CLIP, overwrite=args.overwrite)
     if args.kind != CLIP:
         conversion = read_foreign(args.source, args.kind)
         write_converted(conversion, args.source, args.target, config_file=args.config_file, opts=args.opts)

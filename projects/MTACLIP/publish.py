@@ -18,14 +18,11 @@ import numpy as np
 import mtaclip  # noqa: F401  (before Detectron2: it repairs the 0.6 release)
 
 # isort: split
-from detectron2.config import CfgNode
-
-from mtaclip.checkpoint.loading import read_checkpoint
 from mtaclip.data.palette import distinct_colours
-from mtaclip.data.vocabulary import load_vocabulary
+from mtaclip.data.vocabulary import read_classes
 from mtaclip.demo.models import load_predictor
 from mtaclip.demo.problems import run_program
-from mtaclip.evaluation.comparison import Evaluation, read_scores
+from mtaclip.evaluation.comparison import read_scores
 from mtaclip.inference.predictor import Predictor
 from mtaclip.publishing.folder import check_target
 from mtaclip.visualization import Palette
@@ -64,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
     """
     check_target(args.output, overwrite=args.overwrite)
     predictor = load_predictor(args.checkpoint, args.config_file, "cpu", args.opts)
-    scores = find_scores(args.checkpoint, predictor.cfg) if args.scores is None else args.scores
+    scores = find_scores(args.checkpoint, predictor) if args.scores is None else args.scores
     predictor.save_pretrained(
         args.output,
         palette=find_palette(args.class_names, predictor),
@@ -86,38 +83,37 @@ def find_palette(file: str | None, predictor: Predictor) -> Palette:
             return predictor.palette
         except ValueError as error:
             raise ValueError(f"{str(error).rstrip('.')}; or name the classes by --class-names.") from error
-    names = load_vocabulary(file, predictor.cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
+    names = [texts[0] for texts in read_classes(Path(file))]
+    num_classes = predictor.cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    if len(names) != num_classes:
+        raise ValueError(f"--class-names: {file} names {len(names)} classes, but the model has {num_classes}.")
     return Palette(tuple(names), np.array(distinct_colours(len(names)), dtype=np.uint8))
 
 
-def find_scores(checkpoint: Path, cfg: CfgNode) -> list[Path]:
-    """The scores beside a checkpoint, if they are of its weights.
+def find_scores(checkpoint: Path, predictor: Predictor) -> list[Path]:
+    """The scores beside a checkpoint that are of its weights.
 
-    A run's last evaluation leaves them. They are of the final checkpoint, and of the best one if it was the last.
+    A run's last evaluation leaves them, and the weights of a checkpoint may be older.
 
     Args:
         checkpoint: the file.
-        cfg: DATASETS.TEST and SOLVER.MAX_ITER are read.
+        predictor: its model.
 
     Raises:
         ValueError: a scores file is damaged.
     """
-    files = [checkpoint.parent / f"scores_{name}.json" for name in cfg.DATASETS.TEST]
+    files = [checkpoint.parent / f"scores_{name}.json" for name in predictor.cfg.DATASETS.TEST]
     evaluations = [read_scores(file) for file in files if file.is_file()]
-    if evaluations and not _are_of(evaluations[0], read_checkpoint(checkpoint), cfg):
-        logger.warning(
-            "%s may be of other weights and is left out: evaluate %s (--eval-only), and name the file by --scores.",
-            evaluations[0].file,
-            checkpoint,
-        )
-        return []
-    return [evaluation.file for evaluation in evaluations]
-
-
-def _are_of(evaluation: Evaluation, checkpoint: dict, cfg: CfgNode) -> bool:
-    if "score" in checkpoint:  # of the best checkpoint, its mIoU
-        return checkpoint["score"] == evaluation.scores.get("mIoU")
-    return checkpoint.get("iteration") == cfg.SOLVER.MAX_ITER - 1
+    digest = predictor.digest() if evaluations else None
+    for evaluation in evaluations:
+        if evaluation.weights != digest:
+            logger.warning(
+                "%s is of other weights, or does not say of which, and is left out: evaluate %s (--eval-only), or name "
+                "the file by --scores.",
+                evaluation.file,
+                checkpoint,
+            )
+    return [evaluation.file for evaluation in evaluations if evaluation.weights == digest]
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import torch
 
 from mtaclip.checkpoint import Checkpointer, load_weights
 from mtaclip.checkpoint.loading import read_checkpoint
-from mtaclip.checkpoint.released import convert_released, released_name
+from mtaclip.checkpoint.released import convert_released
 from mtaclip.engine import setup_cfg
 from mtaclip.modeling.build import build_model
 
@@ -89,12 +89,41 @@ def test_a_checkpoint_without_the_text_side_says_what_it_is(config_path, tmp_pat
     cfgs = [setup_cfg(config_path(f"miniature/{name}_tiny.yaml"), device="cpu") for name in ("mtaclip", "mask2former")]
     with_texts, without = (build_model(cfg) for cfg in cfgs)
     torch.save({"model": without.state_dict()}, tmp_path / "baseline.pth")
-    with pytest.raises(ValueError, match=r"baseline\.pth has no weights for the text side.*TEXT\.ENABLED False\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"baseline\.pth .*it has no weights for the text side.*TEXT\.ENABLED False\)",
+    ):
         load_weights(with_texts, tmp_path / "baseline.pth")
     load_weights(without, tmp_path / "baseline.pth")
     torch.save({"model": with_texts.state_dict()}, tmp_path / "texts.pth")
-    with pytest.raises(ValueError, match=r"texts\.pth has weights for the text side.*TEXT\.ENABLED True\)"):
+    with pytest.raises(ValueError, match=r"texts\.pth .*it has weights for the text side.*TEXT\.ENABLED True\)"):
         load_weights(without, tmp_path / "texts.pth")
+    broken = without.state_dict() | {"pixel_decoder.level_embedding": torch.zeros(1)}
+    torch.save({"model": broken}, tmp_path / "baseline.pth")
+    with pytest.raises(ValueError, match=r"baseline\.pth .*pixel_decoder\.level_embedding \(1,\) instead of"):
+        load_weights(with_texts, tmp_path / "baseline.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("sem_seg_head.predictor.query_feat.weight", r"convert_checkpoint\.py --from mask2former"),
+        ("model.pixel_level_module.encoder.x", r"convert_checkpoint\.py --from maskformer-hf"),
+        ("visual.conv1.weight", r"MODEL\.CLIP\.PRETRAINED"),
+        ("vision_model.embeddings.class_embedding", r"MODEL\.CLIP\.PRETRAINED"),
+        ("encoder.weight", r"1 tensors unexpected \(encoder\.weight\)"),
+    ],
+)
+def test_weights_of_other_projects_say_where_they_belong(tmp_path, name, words):
+    torch.save({name: torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match=rf"other\.pth does not fit the model: .*{words}"):
+        load_weights(model(), tmp_path / "other.pth")
+
+
+def test_numbers_of_another_kind_are_refused(tmp_path):
+    torch.save({name: tensor.to(torch.int8) for name, tensor in model().state_dict().items()}, tmp_path / "int.pth")
+    with pytest.raises(ValueError, match=r"0\.weight torch\.int8 instead of torch\.float32"):
+        load_weights(model(), tmp_path / "int.pth")
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut short"])
@@ -118,16 +147,30 @@ def test_a_checkpoint_cannot_run_code(tmp_path):
 def test_a_missing_file_is_named():
     with pytest.raises(FileNotFoundError, match=r"MODEL\.WEIGHTS.*nowhere\.pth"):
         load_weights(model(), "nowhere.pth")
+    with pytest.raises(FileNotFoundError, match=r"'https://nowhere/model\.pth'; weights are not downloaded"):
+        Checkpointer(model()).resume_or_load("https://nowhere/model.pth", resume=False)
 
 
-def test_released_names():
-    assert released_name("decode_head.query_feat.weight", False) == "decoder.query_content"
-    assert released_name("backbone.conv1.weight", False) == "backbone.tower.conv1.weight"
-    assert released_name("backbone.conv1.weight", True) == "backbone.patch_embedding.weight"
-    assert released_name("backbone.fpn2.1.bias", True) == "backbone.pyramid.res3.1.bias"
-    assert released_name("gamma", False) is None
-    with pytest.raises(ValueError, match=r"decode_head\.unheard_of"):
-        convert_released({"decode_head.unheard_of": torch.zeros(1)})
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["decode_head.query_feat.weight"], ["decoder.query_content"]),
+        (["backbone.conv1.weight"], ["backbone.tower.conv1.weight"]),
+        (
+            ["backbone.class_embedding", "backbone.conv1.weight", "backbone.fpn2.1.bias"],
+            ["backbone.class_embedding", "backbone.patch_embedding.weight", "backbone.pyramid.res3.1.bias"],
+        ),
+        (["gamma"], []),
+    ],
+)
+def test_released_names(names, expected):
+    assert list(convert_released(dict.fromkeys(names, torch.zeros(1))).state) == expected
+
+
+def test_an_unknown_released_name_is_named(tmp_path):
+    torch.save({"decode_head.unheard_of": torch.zeros(1)}, tmp_path / "released.pth")
+    with pytest.raises(ValueError, match=r"released\.pth: .*decode_head\.unheard_of"):
+        read_checkpoint(tmp_path / "released.pth")
 
 
 def small_run(folder, iterations: int) -> Checkpointer:
@@ -211,7 +254,7 @@ def test_a_kill_in_the_middle_of_a_write_costs_that_write_only(tmp_path):
         folder = tmp_path / str(attempt)
         folder.mkdir()
         process = subprocess.Popen([sys.executable, "-c", WRITER, str(folder)], cwd=Path(__file__).parents[2])
-        partial = [folder / f"model_{number:07d}.pth.partial" for number in range(3)]
+        partial = [folder / f".model_{number:07d}.pth.{process.pid}.partial" for number in range(3)]
         while not ((folder / "model_0000002.pth").exists() and any(map(Path.exists, partial))):
             assert process.poll() is None
             time.sleep(0.0005)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -68,7 +69,7 @@ def test_hugging_face_models_compute_the_same(folder, tower):
     mean = torch.tensor(cfg.MODEL.PIXEL_MEAN)
     torch.testing.assert_close(mean, torch.tensor([102, 127.5, 153]))  # 255 times the processor's
     assert (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, cfg.MODEL.MTACLIP.DECODER.HEADS) == (64, 128, 4)
-    assert load_vocabulary(cfg.MODEL.MTACLIP.TEXT.VOCABULARY, 3) == ["road", "sky", "tree"]
+    assert predictor.class_names == ("road", "sky", "tree") and cfg.MODEL.MTACLIP.TEXT.VOCABULARY == "folder"
     assert predictor(torch.zeros(3, 40, 60, dtype=torch.uint8)).labels.shape == (40, 60)
 
 
@@ -228,17 +229,27 @@ def test_class_names_tell_whose_dataset_a_model_is_for(folder, count):
     cfg = convert(source, "maskformer-hf").cfg
     (dataset,) = cfg.DATASETS.TEST
     assert dataset == {150: "ade20k_150_sem_seg_val", 19: "cityscapes_sem_seg_val"}[count]
-    assert not (source.parent / "converted.txt").exists()
     edit(source, "config.json", lambda config: config.update(id2label=dict(enumerate(reversed(names)))))
-    cfg = convert(source, "maskformer-hf").cfg
-    assert cfg.DATASETS.TEST == ()
-    assert load_vocabulary(cfg.MODEL.MTACLIP.TEXT.VOCABULARY, count) == names[::-1]
+    assert convert(source, "maskformer-hf").class_names == tuple(names[::-1])
+    assert [file.name for file in source.parent.iterdir() if file.is_file()] == ["converted.pth"]
 
 
-def test_names_that_are_no_texts_make_no_vocabulary(folder):
+@pytest.mark.parametrize("first", ["a", "b; c", " "])
+def test_names_that_are_no_texts_make_no_vocabulary(folder, first):
     source = folder("swin")
-    edit(source, "config.json", lambda config: config.update(id2label={"0": "a", "1": "a", "2": "b"}))
-    assert convert(source, "maskformer-hf").cfg.MODEL.MTACLIP.TEXT.VOCABULARY == "ade20k"
+    edit(source, "config.json", lambda config: config.update(id2label={"0": first, "1": "a", "2": "b"}))
+    cfg = convert(source, "maskformer-hf").cfg
+    assert cfg.MODEL.MTACLIP.TEXT.VOCABULARY == "ade20k" and cfg.DATASETS.TEST == cfg.DATASETS.FOLDER.NAMES == ()
+
+
+def test_a_model_with_class_names_of_its_own_is_published_with_them(folder, tmp_path):
+    convert(folder("swin"), "maskformer-hf").save_pretrained(tmp_path / "published")
+    published = Predictor.from_pretrained(tmp_path / "published", "cpu")
+    assert published.class_names == ("road", "sky", "tree")
+    card = ModelCard.load(tmp_path / "published" / "README.md")
+    assert "the Mask2Former baseline of MTA-CLIP with a Swin Transformer as image tower" in card.text
+    assert "with the image tower of CLIP" not in card.text
+    assert card.data.tags == ["semantic-segmentation", "detectron2"]
 
 
 @pytest.mark.parametrize(

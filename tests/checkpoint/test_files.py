@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mtaclip.checkpoint.files import is_torchscript, read_content, read_state
+from mtaclip.checkpoint.files import format_of, read_content, read_state
 from mtaclip.checkpoint.loading import read_checkpoint
 
 
@@ -52,7 +52,8 @@ def test_a_file_is_known_by_its_content(tmp_path, how, name):
     assert state.keys() == model.state_dict().keys()
     for key, tensor in model.state_dict().items():
         assert state[key].dtype == tensor.dtype and torch.equal(state[key], tensor), key
-    assert is_torchscript(tmp_path / name) == (how == "script")
+    formats = {"safetensors": "safetensors", "script": "torchscript"}
+    assert format_of(tmp_path / name) == formats.get(how, "torch")
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.trace:FutureWarning")
@@ -82,6 +83,16 @@ def test_the_metadata_of_safetensors_comes_with_a_checkpoint(tmp_path):
     save_file(tower().state_dict(), tmp_path / "model.safetensors", metadata={"config": "MODEL: {}", "model": "mine"})
     content = read_checkpoint(tmp_path / "model.safetensors")
     assert content["config"] == "MODEL: {}" and content["model"].keys() == tower().state_dict().keys()
+
+
+def test_safetensors_that_begin_like_a_pickle(tmp_path):
+    """The length of their header is what they begin with; 0x80 begins pickles, too."""
+    beginnings = set()
+    for length in range(1, 17):
+        save_file({"x" * (8 * length): torch.ones(2)}, tmp_path / "model.safetensors")
+        beginnings.add((tmp_path / "model.safetensors").read_bytes()[0])
+        assert read_state(tmp_path / "model.safetensors").keys() == {"x" * (8 * length)}
+    assert 0x80 in beginnings
 
 
 @pytest.mark.parametrize("ending", ["safetensors", "bin"])
@@ -194,6 +205,20 @@ def test_a_hostile_archive_cannot_read_beyond_its_storages(tmp_path):
         for name, content in files.items():
             archive.writestr(name, content)
     with pytest.raises(ValueError, match=r"model\.pt: not a checkpoint"):
+        read_content(tmp_path / "model.pt")
+
+
+def test_a_hostile_archive_cannot_ask_for_countless_tensors(tmp_path):
+    """40 modules, each of which holds the one before under two names: 2 ** 40 names."""
+    pickled = b"\x80\x02c__torch__\nM\n)\x81}bq\x00"
+    for number in range(40):
+        memo = bytes([number])
+        pickled += b"c__torch__\nM\n)\x81}(X\x01\x00\x00\x00ah" + memo + b"X\x01\x00\x00\x00bh" + memo + b"ubq"
+        pickled += bytes([number + 1])
+    with zipfile.ZipFile(tmp_path / "model.pt", "w") as archive:
+        archive.writestr("m/data.pkl", pickled + b".")
+        archive.writestr("m/constants.pkl", b"\x80\x02).")
+    with pytest.raises(ValueError, match=r"model\.pt: not a checkpoint .*another name, too"):
         read_content(tmp_path / "model.pt")
 
 

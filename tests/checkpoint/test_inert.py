@@ -75,12 +75,15 @@ def test_arrays_of_every_protocol_are_read(tmp_path, protocol):
         "fortran": np.asfortranarray(np.arange(6, dtype=np.float16).reshape(2, 3)),
         "long": np.array([[1], [2]]),
         "scalar": np.float32(2.5),
+        "other order of bytes": np.array([1.0, 2.0], dtype=">f4"),
+        "truth": np.array([True, False]),
+        "empty": np.zeros((0, 3)),
     }
     saved = {"model": collections.OrderedDict(arrays), "__author__": "somebody"}
     (tmp_path / "file.pkl").write_bytes(pickle.dumps(saved, protocol))
     state = state_of(read_inert(tmp_path / "file.pkl"), "file.pkl")
     for name, array in arrays.items():
-        assert torch.equal(state[name], torch.from_numpy(np.array(array)))
+        assert torch.equal(state[name], torch.from_numpy(np.array(array, array.dtype.newbyteorder("="))))
 
 
 def test_pickles_of_python_2_are_read(tmp_path):
@@ -98,3 +101,36 @@ def test_damaged_files_are_named(tmp_path, content):
         read_inert(tmp_path / "file.pth")
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pth"):
         read_inert(tmp_path / "nowhere.pth")
+
+
+def _text(value: str) -> bytes:
+    return b"X" + len(value).to_bytes(4, "little") + value.encode()
+
+
+def _number(code: str, state: bytes) -> bytes:
+    """A pickled NumPy number of 8 bytes with a data type of one's own."""
+    made = b"cnumpy\ndtype\n(" + _text(code) + b"\x89\x88tR" + state + b"b"
+    return b"\x80\x04}" + _text("w") + b"cnumpy.core.multiarray\nscalar\n(" + made + b"C\x08" + b"A" * 8 + b"tRs."
+
+
+@pytest.mark.parametrize(
+    "pickled",
+    [
+        _number("O8", b"(K\x03" + _text("|") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00t"),
+        _number("f8", b"(K\x03" + _text("|O8,") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00t"),
+        _number("V8", b"(K\x03" + _text("|") + b"N(" + _text("a") + b"t}K\x08K\x01K\x00t"),
+    ],
+)
+def test_bytes_do_not_become_addresses(tmp_path, pickled):
+    """NumPy takes the bytes of such a number for the address of an object."""
+    (tmp_path / "file.pkl").write_bytes(pickled)
+    with pytest.raises(ValueError, match=r"file\.pkl: "):
+        read_inert(tmp_path / "file.pkl")
+
+
+def test_arrays_must_have_their_size(tmp_path):
+    pickled = pickle.dumps({"model": {"weight": np.arange(6, dtype=np.int8)}}, protocol=2)
+    for size in (b"K\x07", b"J\xff\xff\xff\x7f"):
+        (tmp_path / "file.pkl").write_bytes(pickled.replace(b"K\x06\x85", size + b"\x85"))
+        with pytest.raises(ValueError, match=r"file\.pkl: "):
+            read_inert(tmp_path / "file.pkl")

@@ -88,6 +88,18 @@ def test_longer_class_texts_take_more_of_clips_positions(make, three, tmp_path):
     assert torch.equal(now[CLIP_POSITIONS], source[CLIP_POSITIONS][: rows - 1])
 
 
+def test_clips_positions_are_said_to_be_loaded_where_they_are(make, three, tmp_path, log):
+    """As both models have CLIP's, they are equal, whatever is loaded."""
+    for length, said in (("5", []), ("4", ["rows that fit are loaded"])):
+        model, source = make(*three, "MODEL.MTACLIP.TEXT.TOKEN_LENGTH", length), make()
+        positions = source.state_dict()[CLIP_POSITIONS]
+        model.state_dict()[CLIP_POSITIONS].copy_(positions[: CONTEXT_LENGTH + int(length)])
+        start(model, source, tmp_path, "classes")
+        table = [message for message in log if "WEIGHTS_REINIT" in message][-1]
+        rows = [line for line in table.splitlines() if line.startswith(CLIP_POSITIONS)]
+        assert [words for line in rows for words in said if words in line] == said and len(rows) == len(said)
+
+
 def test_another_number_of_queries(make, tmp_path):
     now, source, built = start(make("MODEL.MTACLIP.DECODER.NUM_QUERIES", "20"), make(), tmp_path, "queries")
     assert torch.equal(now["decoder.query_content"], built["decoder.query_content"])

@@ -162,6 +162,6 @@ def test_a_stored_batch_can_be_run_again(model, cfg, config_path, tmp_path, run_
 
 
 def test_the_replay_tool_refuses_other_files(config_path, tmp_path, run_script):
-    torch.save({"model": {}}, tmp_path / "other.pth")
+    torch.save({"model": {"weight": torch.zeros(1)}}, tmp_path / "other.pth")
     result = run_script(REPLAY, "--config-file", config_path("miniature/mtaclip_tiny.yaml"), tmp_path / "other.pth")
     assert result.returncode == 2 and "holds no batches" in result.stderr

@@ -56,6 +56,14 @@ def make_cfg(folder: Path, weight: Tensor | None = None) -> CfgNode:
     return cfg
 
 
+def on_cpu(cfg: CfgNode) -> CfgNode:
+    """A copy of a config for a model on the CPU."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.DEVICE = "cpu"
+    return cfg
+
+
 def stripes() -> np.ndarray:
     """(40, 120, 3): a red, a green and a blue third."""
     image = np.zeros((40, 120, 3), dtype=np.uint8)
@@ -207,10 +215,37 @@ def test_a_checkpoint_is_enough(tmp_path, config_path):
     with pytest.raises(ValueError, match=r"MODEL\.DEVICE is 'meta'"):
         Predictor.from_checkpoint(file, device="meta")
     content = torch.load(file, weights_only=True)
-    for config in ("- 1\n", "MODEL: [\n"):
+    for config in ("- 1\n", "MODEL: [\n", "SEED: " + "[" * 3000, {"SEED": 1}):
         torch.save(content | {"config": config}, tmp_path / "odd.pth")
-        with pytest.raises(ValueError, match=r"odd\.pth: its config cannot be used"):
+        with pytest.raises(ValueError, match=r"odd\.pth: its config cannot be used") as caught:
             Predictor.from_checkpoint(tmp_path / "odd.pth", device="cpu")
+        assert "\n" not in str(caught.value)
+    for key, old in (("META_ARCHITECTURE", "MTACLIP"), ("NAME", "build_clip_backbone")):
+        assert f"{key}: {old}\n" in content["config"]
+        torch.save(content | {"config": content["config"].replace(f"{key}: {old}\n", f"{key}: x\n")}, file)
+        with pytest.raises(ValueError, match=r"model_final\.pth: its config describes no model that can be built"):
+            Predictor.from_checkpoint(file, device="cpu")
+
+
+def test_options_of_the_caller_win_over_the_file_and_the_weights_are_the_files(tmp_path, config_path):
+    opts = ["MODEL.WEIGHTS", "x.pth", "MODEL.WEIGHTS_REINIT", "('classes',)", "MODEL.WEIGHTS_ALLOW_PICKLE", "True"]
+    cfg = setup_cfg(config_path("miniature/mask2former_tiny.yaml"), [*SMALL, *opts], device="cuda")
+    content = {"model": build_model(on_cpu(cfg)).state_dict(), "config": cfg.dump()}
+    torch.save(content, tmp_path / "model.pth")
+    found = Predictor.from_checkpoint(tmp_path / "model.pth", opts=["MODEL.DEVICE", "cpu"]).cfg.MODEL
+    assert (found.DEVICE, found.WEIGHTS_REINIT, found.WEIGHTS_ALLOW_PICKLE) == ("cpu", (), False)
+    for options, words in (
+        (["MODEL.WEIGHTS_REINIT", "('text',)"], r"MODEL\.WEIGHTS_REINIT \('text',\) is for the start of a training"),
+        (["MODEL.WEIGHTS", "other.pth"], r"opts: MODEL\.WEIGHTS is 'other\.pth', but this model has its own"),
+        (["MODEL.DEVICE"], "'MODEL.DEVICE', has no value"),
+        (["MODEL.DEVICE", "nonsense"], r"MODEL\.DEVICE: 'nonsense'"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            Predictor.from_checkpoint(tmp_path / "model.pth", opts=options)
+    torch.save(content | {"extra": Path("x")}, tmp_path / "model.pth")
+    with pytest.raises(ValueError, match=r"set MODEL\.WEIGHTS_ALLOW_PICKLE True"):
+        Predictor.from_checkpoint(tmp_path / "model.pth", "cpu")
+    Predictor.from_checkpoint(tmp_path / "model.pth", "cpu", ["MODEL.WEIGHTS_ALLOW_PICKLE", "True"])
 
 
 def test_a_checkpoint_without_config_says_what_else_to_do(tmp_path):

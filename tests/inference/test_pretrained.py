@@ -21,7 +21,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from mtaclip.checkpoint import Checkpointer
-from mtaclip.engine import setup_cfg
+from mtaclip.demo.problems import advice
+from mtaclip.engine import Trainer, setup_cfg
 from mtaclip.inference import Predictor
 from mtaclip.modeling.build import build_model
 from mtaclip.modeling.clip import clip_config
@@ -244,12 +245,12 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "weights empty": (partial(truncate, "model.safetensors", 0), r"model\.safetensors: .*it is empty"),
     "config empty": (partial(truncate, "config.yaml", 0), r"config\.yaml: not the config of a published model"),
-    "config cut off": (partial(edit, "config.yaml", r"MODEL:", "MODEL: ["), r"config\.yaml: not plain YAML"),
+    "config cut off": (partial(edit, "config.yaml", r"MODEL:", "MODEL: ["), r"config\.yaml: .*not plain YAML"),
     "config of bytes": (lambda folder: (folder / "config.yaml").write_bytes(b"\xff\xfe"), r"config\.yaml: not UTF-8"),
     "config huge": (partial(write, "config.yaml", "#" * 2_000_000), r"config\.yaml: 2000000 bytes are more than"),
     "code in config": (
         partial(write, "config.yaml", "VERSION: !!python/object/apply:os.system ['touch here']\n"),
-        r"config\.yaml: not plain YAML .*python/object/apply",
+        r"config\.yaml: .*not plain YAML .*python/object/apply",
     ),
     "aliases": (partial(write, "config.yaml", ALIASES), r"config\.yaml: .*it has aliases"),
     "deep config": (partial(write, "config.yaml", "[" * 1200), r"config\.yaml: not"),
@@ -263,7 +264,19 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         partial(edit, "config.yaml", "META_ARCHITECTURE: MTACLIP", "META_ARCHITECTURE: X"),
         "can be built",
     ),
-    "no width": (partial(edit, "config.yaml", "HIDDEN_DIM: 64", "HIDDEN_DIM: -64"), "can be built"),
+    "no width": (partial(edit, "config.yaml", "HIDDEN_DIM: 64", "HIDDEN_DIM: -64"), "HIDDEN_DIM is -64, but it has 64"),
+    "countless layers": (
+        partial(edit, "config.yaml", r"LAYERS: \d+", "LAYERS: 1000000"),
+        r"model\.safetensors does not fit the model: MODEL\.MTACLIP\..*LAYERS is 1000000, but it has",
+    ),
+    "countless contexts": (
+        partial(edit, "config.yaml", r"NUM_CONTEXTS: \d+", "NUM_CONTEXTS: 1000000"),
+        r"NUM_CONTEXTS is 1000000, but it has",
+    ),
+    "no mean": (
+        partial(edit, "config.yaml", r"PIXEL_MEAN:\n(  - .*\n)+", "PIXEL_MEAN: []\n"),
+        "PIXEL_MEAN .* 3 values",
+    ),
     "texts elsewhere": (set_vocabulary("VOCABULARY: ../texts.txt"), r"VOCABULARY is '\.\./texts\.txt', but .* no file"),
     "texts of the system": (set_vocabulary("VOCABULARY: /etc/passwd"), r"VOCABULARY is '/etc/passwd', but"),
     "tower elsewhere": (set_arch("ARCH: ../tower.json"), r"ARCH is '\.\./tower\.json', but"),
@@ -298,12 +311,32 @@ def test_a_folder_that_is_damaged_or_hostile_is_one_sentence(copied, tmp_path, m
     assert not (tmp_path / "here").exists()
 
 
+def test_a_lack_of_memory_is_not_the_configs_fault(copied):
+    edit("clip_model.json", r'"vocab_size": \d+', '"vocab_size": 10000000000000', copied)
+    with pytest.raises(RuntimeError, match="allocate memory") as caught:
+        Predictor.from_pretrained(copied, "cpu")
+    assert "the memory does not suffice" in advice(caught.value)
+
+
+def test_options_name_neither_weights_nor_what_starts_anew(published):
+    assert Predictor.from_pretrained(published, opts=["MODEL.DEVICE", "cpu"]).cfg.MODEL.DEVICE == "cpu"
+    with pytest.raises(ValueError, match=r"opts: MODEL\.WEIGHTS is 'x\.pth', but this model has its own"):
+        Predictor.from_pretrained(published, "cpu", ["MODEL.WEIGHTS", "x.pth"])
+    with pytest.raises(ValueError, match=r"MODEL\.WEIGHTS_REINIT"):
+        Predictor.from_pretrained(published, "cpu", ["MODEL.WEIGHTS_REINIT", "('text',)"])
+    with pytest.raises(ValueError, match=rf"a published model or a part of one: name its folder, {published}"):
+        Predictor.from_checkpoint(published / "model.safetensors", "cpu")
+
+
 def test_a_config_from_elsewhere_says_nothing_about_this_machines_files(copied):
     edit("config.yaml", r"OUTPUT_DIR: \S+", "OUTPUT_DIR: /somewhere", copied)
+    edit("config.yaml", r"CACHE_DIR: \S+", "CACHE_DIR: ~/secret", copied)
+    edit("config.yaml", r"NO_OBJECT: \S+", "NO_OBJECT: not/there", copied)
     edit("config.yaml", r"  WEIGHTS: ''", "  WEIGHTS: /somewhere/model.pth", copied)
     edit("config.yaml", r"  TRAIN: \[\]", "  TRAIN: [another_dataset]", copied)
     cfg = Predictor.from_pretrained(copied, "cpu").cfg
-    assert cfg.OUTPUT_DIR == "./output"
+    assert cfg.OUTPUT_DIR == "./output" and cfg.DATASETS.FOLDER.IMAGES == "images/{split}"
+    assert cfg.MODEL.CLIP.CACHE_DIR == cfg.MODEL.MTACLIP.TEXT.NO_OBJECT == ""
     assert str(copied / "model.safetensors") == cfg.MODEL.WEIGHTS
     assert cfg.DATASETS.TRAIN == ()
 
@@ -357,8 +390,10 @@ def test_a_full_disk_leaves_nothing_new_and_the_old_as_it_was(predictor, copied,
 def test_programs_take_a_published_model(published, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Image.fromarray(picture()).save("street.png")
-    opts = ["MODEL.WEIGHTS", str(published / "model.safetensors"), "MODEL.DEVICE", "cpu"]
+    opts = ["MODEL.DEVICE", "cpu"]
     cfg = setup_cfg(published / "config.yaml", opts)
+    assert str(published / "model.safetensors") == cfg.MODEL.WEIGHTS
+    assert setup_cfg(published / "config.yaml", ["MODEL.WEIGHTS", "other.pth"]).MODEL.WEIGHTS == "other.pth"
     expected = Predictor(cfg)(picture()).labels
     command = ["--config-file", str(published / "config.yaml"), "--input", "street.png", "--output", "out"]
     assert demo.main([*command, "--classes", "Straße, road, tree & bush", "--save", "ids", "--opts", *opts]) == 0
@@ -366,12 +401,6 @@ def test_programs_take_a_published_model(published, tmp_path, monkeypatch):
     models = app.Models(app.make_parser().parse_args(["--checkpoint", str(published), "--device", "cpu"]))
     viewer = models.viewer(published)
     assert viewer.palette.names == NAMES and np.array_equal(viewer.look(picture()).labels, expected)
-
-
-def write_scores(file: Path, miou: float) -> None:
-    scores = {"mIoU": miou, "pACC": 75.0, "IoU-road": miou, "IoU-tree & bush": None}
-    content = {"dataset": DATASET, "num_images": 4, "scores_percent": scores, "class_names": NAMES}
-    file.write_text(json.dumps(content))
 
 
 def test_publishing_a_checkpoint_by_a_program(runs, tmp_path):
@@ -396,31 +425,50 @@ def test_without_class_names_publishing_says_how_to_name_them(runs, tmp_path, ca
     with pytest.raises(SystemExit, match="2"):
         publish.main(["--checkpoint", str(tmp_path / "m.pth"), "--output", str(tmp_path / "out")])
     assert re.search(r"error: .*no class names.*--class-names\.$", capsys.readouterr().err.strip().splitlines()[-1])
+    (tmp_path / "names.txt").write_text("road\ntree\n")
+    with pytest.raises(SystemExit, match="2"):
+        call = ["--checkpoint", str(runs["mtaclip"]), "--output", str(tmp_path / "out")]
+        publish.main([*call, "--class-names", str(tmp_path / "names.txt")])
+    assert "--class-names: " in (said := capsys.readouterr().err) and "names 2 classes, but the model has 3" in said
     assert not (tmp_path / "out").exists()
 
 
-def test_only_scores_of_the_published_weights_reach_the_card(runs, tmp_path):
+@pytest.fixture
+def scored(tmp_path) -> Iterator[str]:
+    """A dataset of one labelled image with the classes of the models."""
+    name = f"{DATASET}_scored"
+    Image.fromarray(picture()).save(tmp_path / "image.png")
+    Image.fromarray(np.zeros((60, 90), np.uint8)).save(tmp_path / "labels.png")
+    files = {"file_name": str(tmp_path / "image.png"), "sem_seg_file_name": str(tmp_path / "labels.png")}
+    DatasetCatalog.register(name, lambda: [files | {"label_format": "train_ids"}])
+    MetadataCatalog.get(name).set(stuff_classes=list(NAMES), ignore_label=255, evaluator_type="mtaclip_sem_seg")
+    yield name
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
+
+
+def test_only_scores_of_the_published_weights_reach_the_card(runs, scored, tmp_path):
     content = torch.load(runs["mtaclip"], weights_only=True)
-    torch.save(content | {"score": 50.0}, tmp_path / "model_best.pth")
-    torch.save(content | {"iteration": 100}, tmp_path / "model_0000100.pth")
-    shutil.copy(runs["mtaclip"], tmp_path / "model_final.pth")
-    scores = tmp_path / f"scores_{DATASET}.json"
+    content["config"] = content["config"].replace(f"- {DATASET}", f"- {scored}")
+    changed = content["model"] | {"decoder.class_head.bias": content["model"]["decoder.class_head.bias"] + 1}
+    torch.save(content, tmp_path / "model_best.pth")
+    torch.save(content | {"model": changed}, tmp_path / "model_final.pth")
+    predictor = Predictor.from_checkpoint(tmp_path / "model_best.pth", "cpu", ["OUTPUT_DIR", str(tmp_path)])
+    measured = Trainer.test(predictor.cfg, predictor.model)["sem_seg"]
+    expected = {key: round(measured[key], 2) for key in ("mIoU", "pACC")}
 
     def published_scores(name: str, *options: str) -> dict[str, float]:
         command = ["--checkpoint", str(tmp_path / f"{name}.pth"), "--output", str(tmp_path / "out"), "--overwrite"]
         assert publish.main([*command, *options]) == 0
         results = ModelCard.load(tmp_path / "out/README.md").data.eval_results or []
-        return {result.metric_type: result.metric_value for result in results}
+        return {result.metric_type: result.metric_value for result in results if result.metric_type in expected}
 
-    write_scores(scores, 50.0)
-    assert published_scores("model_best") == {"mIoU": 50.0, "pACC": 75.0}
-    assert published_scores("model_final") == {"mIoU": 50.0, "pACC": 75.0}
-    assert published_scores("model_0000100") == {}
-    write_scores(scores, 49.5)  # the run went on and became worse
+    assert published_scores("model_best") == expected
+    assert published_scores("model_final") == {}
+    scores = tmp_path / f"scores_{scored}.json"
+    assert published_scores("model_final", "--scores", str(scores)) == expected
+    scores.write_text(json.dumps(json.loads(scores.read_text()) | {"weights": None}))  # as older files are
     assert published_scores("model_best") == {}
-    assert published_scores("model_best", "--scores", str(scores)) == {"mIoU": 49.5, "pACC": 75.0}
-    table = (tmp_path / "out/README.md").read_text().split("## Scores")[1]
-    assert re.search(r"\| *street_scenes_of_this_test *\| *4 *\| *49\.50 *\| *75\.00 *\|", table.replace("\\", ""))
 
 
 class Hub(BaseHTTPRequestHandler):

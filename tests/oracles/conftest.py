@@ -71,8 +71,9 @@ class Head(torch.nn.Module):
             text_dim=config["text_dim"],
             predict_initial=True,
         )
-        converted, self.dropped = convert_released({f"decode_head.{k}": v for k, v in state.items()})
-        load_state(self, converted, "golden head")
+        conversion = convert_released({f"decode_head.{k}": v for k, v in state.items()})
+        self.dropped = conversion.dropped
+        load_state(self, conversion.state, "golden head")
 
     def forward(self, features, text):
         mask_features, memories = self.pixel_decoder({f"res{i + 2}": f for i, f in enumerate(features)})

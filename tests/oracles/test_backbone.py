@@ -17,7 +17,7 @@ class Segmentor(torch.nn.Module):
 
 def check(golden: dict, backbone) -> None:
     model = Segmentor(backbone).eval()
-    converted, _ = convert_released({f"backbone.{k}": v for k, v in golden["state_dict"].items()})
+    converted = convert_released({f"backbone.{k}": v for k, v in golden["state_dict"].items()}).state
     load_state(model, converted, "golden backbone")
     for run in golden["runs"]:
         features = backbone(run["image"])

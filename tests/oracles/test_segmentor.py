@@ -75,7 +75,7 @@ def build(golden: dict) -> MTACLIP:
         inference=SemanticInference(SlidingWindow(tuple(config["crop"]), tuple(config["stride"]), batch=2)),
         classification=MaskClassification(),
     )
-    converted, _ = convert_released(golden["state_dict"])
+    converted = convert_released(golden["state_dict"]).state
     load_state(model, converted, "golden segmentor")
     return model.eval()
 

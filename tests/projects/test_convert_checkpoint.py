@@ -102,15 +102,15 @@ def test_the_authors_file_becomes_a_predictor_with_their_outputs(tmp_path, run_s
         Predictor.from_checkpoint(released)  # MMEngine's objects are in it
     done = run_script(PROGRAM, "--from", "mtaclip-mmseg", released, target, "--list", *options)
     assert done.returncode == 0, done.stderr
-    renamed, dropped = convert_released(golden["state_dict"])
+    expected = convert_released(golden["state_dict"])
     lines = done.stdout.splitlines()
     assert len([line for line in lines if " -> " in line]) == len(golden["state_dict"])
-    for name in dropped:
+    for name in expected.dropped:
         assert f"{name} -> dropped: the released model never uses it" in lines
     assert "decode_head.query_feat.weight -> decoder.query_content" in lines
     assert lines[-1] == f"written: {target}"
     stored = torch.load(target, weights_only=True)
-    for name, tensor in renamed.items():
+    for name, tensor in expected.state.items():
         assert torch.equal(stored["model"][name], tensor)
 
     # Of tiny maps, PyTorch's GroupNorm is less precise with channels last.
@@ -138,7 +138,7 @@ def test_an_unexplained_tensor_is_an_error(tmp_path, capsys, golden, options):
         {"state_dict": golden["state_dict"] | {"decode_head.extra.weight": torch.ones(1)}}, tmp_path / "more.pth"
     )
     message = refused(capsys, "--from", "mtaclip-mmseg", tmp_path / "more.pth", tmp_path / "out.pth", *options)
-    assert "more.pth: Tensor 'decode_head.extra.weight' is not part of a released MTA-CLIP checkpoint." in message
+    assert "no rule for a released MTA-CLIP explains 1 of its tensors: decode_head.extra.weight." in message
     assert not (tmp_path / "out.pth").exists()
 
 
@@ -160,6 +160,27 @@ def test_other_mistakes_are_sentences(tmp_path, capsys, released, options):
     file = tmp_path / "file"
     file.write_text("")
     assert "error" not in refused(capsys, *call[:3], file / "out.pth", *options)
+
+
+def test_nothing_is_lost_by_a_slip(tmp_path, capsys):
+    source = shutil.copytree(HUGGING_FACE_CLIP, tmp_path / "clip")
+    call = ["--from", "clip-hf", source]
+    before = {file.name: file.read_bytes() for file in source.iterdir()}
+    assert "name a file elsewhere" in refused(capsys, *call, source / "config.pth")
+    assert "name a file elsewhere" in refused(
+        capsys, "--from", "mask2former", source / "config.json", source / "config.json"
+    )
+    assert "is a folder: name the file" in refused(capsys, *call, tmp_path)
+    assert "end in .pth" in refused(capsys, *call, tmp_path / "out.json")
+    for name in ("out.pth", "out.json"):
+        (tmp_path / name).write_text("mine")
+        message = refused(capsys, *call, tmp_path / "out.pth")
+        assert f"{name} is there already: name another file, or replace it (--overwrite)" in message
+        assert (tmp_path / name).read_text() == "mine"
+        (tmp_path / name).unlink()
+    assert {file.name: file.read_bytes() for file in source.iterdir()} == before
+    (tmp_path / "out.pth").write_text("mine")
+    assert main(["--from", "clip-hf", str(source), str(tmp_path / "out.pth"), "--overwrite"]) == 0
 
 
 class Payload:
@@ -213,15 +234,36 @@ def test_a_clip_folder_becomes_a_file_of_open_clip(tmp_path, capsys):
 
 
 def test_half_a_clip_folder_is_an_error(tmp_path, capsys):
-    shutil.copy(HUGGING_FACE_CLIP / "config.json", tmp_path)
+    source = tmp_path / "clip"
+    source.mkdir()
+    shutil.copy(HUGGING_FACE_CLIP / "config.json", source)
     state = load_file(HUGGING_FACE_CLIP / "model.safetensors")
-    call = ["--from", "clip-hf", tmp_path, tmp_path / "out.pth"]
-    save_file({k: v for k, v in state.items() if "post_layernorm.bias" not in k}, tmp_path / "model.safetensors")
+    call = ["--from", "clip-hf", source, tmp_path / "out.pth"]
+    save_file({k: v for k, v in state.items() if "post_layernorm.bias" not in k}, source / "model.safetensors")
     assert "1 tensors missing (visual.ln_post.bias)" in refused(capsys, *call)
-    save_file({k: v for k, v in state.items() if not k.startswith("text")}, tmp_path / "model.safetensors")
+    save_file({k: v for k, v in state.items() if not k.startswith("text")}, source / "model.safetensors")
     assert "not a complete CLIP model of Hugging Face, it lacks positional_embedding." in refused(capsys, *call)
     assert "leave --config-file and --opts out" in refused(capsys, *call, "--opts", "SEED", "1")
     assert not (tmp_path / "out.pth").exists() and not (tmp_path / "out.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("heads", "words"), [(7, "7 attention heads do not divide"), (0, "is 0, which is no number"), ("2", "is '2'")]
+)
+def test_impossible_heads_of_a_clip_folder_are_a_sentence(tmp_path, capsys, heads, words):
+    source = shutil.copytree(HUGGING_FACE_CLIP, tmp_path / "clip")
+    config = json.loads((source / "config.json").read_text())
+    config["vision_config"]["num_attention_heads"] = heads
+    (source / "config.json").write_text(json.dumps(config))
+    assert words in refused(capsys, "--from", "clip-hf", source, tmp_path / "out.pth")
+
+
+def test_objects_in_a_clip_folder_are_not_to_be_allowed(tmp_path, capsys):
+    """There is no option for it here, so none is advised."""
+    shutil.copy(HUGGING_FACE_CLIP / "config.json", tmp_path)
+    torch.save(load_file(HUGGING_FACE_CLIP / "model.safetensors") | {"x": Path("y")}, tmp_path / "pytorch_model.bin")
+    message = refused(capsys, "--from", "clip-hf", tmp_path, tmp_path.parent / "out.pth")
+    assert "holds pickled objects" in message and "ALLOW_PICKLE" not in message
 
 
 def test_every_documented_command_is_understood():

@@ -254,7 +254,7 @@ def test_a_process_may_have_no_image_to_evaluate(run_script, tmp_path):
 
 
 def test_a_final_checkpoint_that_cannot_be_written_ends_all_processes(train, tmp_path):
-    (tmp_path / "out" / "model_final.pth.partial").mkdir(parents=True)
+    (tmp_path / "out" / "model_final.pth").mkdir(parents=True)
     done = train("--num-processes", 2, *SMALL, "SOLVER.MAX_ITER", "2", "OUTPUT_DIR", tmp_path / "out")
     assert done.returncode == 1
     (error,) = [line for line in done.stderr.splitlines() if line.startswith("train_net.py: error:")]
