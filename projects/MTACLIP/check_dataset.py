@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from mtaclip.data.datasets import Record, get_records
 from mtaclip.data.folder import FOLDER_DATASETS, LabelledFolder, labelled_folder
-from mtaclip.data.inspection import NO_IMAGE, NO_LABEL, UNUSABLE, Summary, add_duplicates, inspect_records
+from mtaclip.data.inspection import NO_IMAGE, NO_LABEL, SHARED, UNUSABLE, Summary, add_duplicates, inspect_records
 from mtaclip.data.labels import LABEL_FORMATS, read_image, read_label_map
 from mtaclip.data.palette import distinct_colours
 from mtaclip.data.vocabulary import read_classes
@@ -123,8 +123,8 @@ def find_datasets(args: argparse.Namespace) -> list[Listing]:
     if args.opts and args.config_file is None:
         raise ValueError(f"{args.opts[0]}: config keys and values need a --config-file.")
     cfg = None if args.config_file is None else setup_cfg(args.config_file, args.opts)
-    names = args.dataset or ([] if cfg is None else list(dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])))
-    listings = [list_registered(name, cfg) for name in names]
+    names = args.dataset or ([] if cfg is None else [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
+    listings = [list_registered(name, cfg) for name in dict.fromkeys(names)]
     if args.images is not None:
         folder = LabelledFolder(args.images, args.labels, args.label_suffix, args.label_format)
         class_names = [texts[0] for texts in read_classes(args.classes)]
@@ -167,9 +167,12 @@ def list_folder(name: str, folder: LabelledFolder, palette: Palette, needs_label
         records = folder.records()
     except FileNotFoundError as error:
         return Listing(name, palette, problems={UNUSABLE: [str(error)]})
-    problems = {NO_IMAGE: [str(file) for file in folder.lonely_labels(records)]}
+    problems = {
+        NO_IMAGE: [str(file) for file in folder.lonely_labels(records)],
+        SHARED: [f"{label} of {', '.join(images)}" for label, images in folder.shared_labels(records).items()],
+    }
     if needs_labels or folder.labels.is_dir():
-        images = [Path(record["file_name"]) for record in records if "sem_seg_file_name" not in record]
+        images = folder.unlabelled(records)
         problems[NO_LABEL] = [f"{image} (looked for {folder.label_file(image)})" for image in images]
     return Listing(name, palette, records, problems)
 

@@ -85,6 +85,30 @@ def test_every_kind_of_problem_is_found(broken, capsys):
     assert out.endswith("9 problem(s) were found.\n")
 
 
+def test_two_splits_of_the_same_files_are_found(shapes, capsys):
+    folders = ["DATASETS.FOLDER.IMAGES", "images/train", "DATASETS.FOLDER.LABELS", "labels/train"]
+    command = ["--config-file", CONFIG, "--workers", "0", "DATASETS.FOLDER.ROOT", str(shapes)]
+    assert main([*command, *folders]) == 1
+    out = capsys.readouterr().out.replace("\\", "")
+    assert "folder_val: images that are in two datasets (24)" in out
+    assert "images/train/0000.jpg is also an image of folder_train." in out
+
+
+def test_a_dataset_that_is_named_twice_is_read_once(miniature, capsys):
+    assert main(["--workers", "0", *["--dataset", "cityscapes_sem_seg_val"] * 2]) == 0
+    assert sum(row[0] == r"cityscapes\_sem\_seg\_val" for row in rows(capsys.readouterr().out)) == 1
+
+
+def test_images_that_share_a_label_map_are_a_problem(shapes, tmp_path, capsys):
+    shutil.copytree(shapes, tmp_path, dirs_exist_ok=True)
+    image = tmp_path / "images" / "train" / "0000.jpg"
+    Image.open(image).save(image.with_suffix(".png"))
+    assert check(tmp_path) == 1
+    out = capsys.readouterr().out.replace("\\", "")
+    assert "folder_train: label maps of several images (1)" in out
+    assert f"labels/train/0000.png of {image}, {image.with_suffix('.png')}" in out
+
+
 def test_long_lists_are_cut(shapes, tmp_path, capsys):
     shutil.copytree(shapes / "images", tmp_path / "images")
     shutil.copy(shapes / "classes.txt", tmp_path)
