@@ -168,6 +168,9 @@ def test_a_missing_registered_dataset_is_a_problem(tmp_path, monkeypatch, capsys
         (["--images", "x"], "give all three or none"),
         (["--dataset", "mine"], "'mine' is not registered"),
         (["--dataset", "cityscapes_sem_seg_val", "--workers", "-1"], "--workers must be 0 or more"),
+        (["--dataset", "cityscapes_sem_seg_val", "--html", "x.md"], r"--html: the file must end in \.html, got x\.md"),
+        (["--dataset", "cityscapes_sem_seg_val", "--picture", "x.jpg"], r"--picture: the file must end in \.png"),
+        (["--dataset", "cityscapes_fine_panoptic_val"], "'cityscapes_fine_panoptic_val' cannot be listed"),
         (["--dataset", "cityscapes_sem_seg_val", "DATASETS.FOLDER.ROOT", "x"], "need a --config-file"),
         (["--config-file", CONFIG], r"DATASETS\.FOLDER\.ROOT is empty"),
         (["--config-file", CONFIG, "DATASETS.FOLDER.ROOT", "nowhere"], "nowhere/classes.txt does not exist"),
@@ -183,6 +186,17 @@ def test_wrong_options_end_in_a_sentence(miniature, capsys, arguments, message):
     assert captured.out == ""
     (line,) = captured.err.splitlines()
     assert re.search(message, line), line
+
+
+@pytest.mark.parametrize("name", ["0000.png", "new.png"])
+def test_a_picture_does_not_become_a_file_of_the_dataset(shapes, tmp_path, capsys, name):
+    shutil.copytree(shapes, tmp_path, dirs_exist_ok=True)
+    labels = tmp_path / "labels" / "train"
+    before = {file: file.read_bytes() for file in labels.iterdir()}
+    with pytest.raises(SystemExit, match="2"):
+        check(tmp_path, "--picture", labels / name)
+    assert f"--picture: {labels} holds files of the dataset" in capsys.readouterr().err
+    assert {file: file.read_bytes() for file in labels.iterdir()} == before
 
 
 def test_a_class_file_with_duplicates_is_one_line(shapes, tmp_path, capsys):
