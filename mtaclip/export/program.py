@@ -83,18 +83,22 @@ def facts(predictor: Predictor) -> dict[str, str]:
     """What a program's user has to know, as JSON by name.
 
     "classes": C names; "colours": C triples of red, green and blue in 0..255; "batches": fewest and most images;
-    "edges": shortest and longest edge in pixels; "step": edges are multiples of it.
+    "edges": shortest and longest edge in pixels; "step": edges are multiples of it; "sizes": the shorter and the longer
+    edge in pixels that evaluation scales images to fit, INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST, of which the first is 0
+    where it leaves images as they are.
 
     Raises:
         ValueError: see `Predictor.palette`.
     """
     palette = predictor.palette
+    limits = predictor.cfg.INPUT
     known = {
         "classes": palette.names,
         "colours": palette.colours.tolist(),
         "batches": BATCHES,
         "edges": EDGES,
         "step": edge_step(predictor),
+        "sizes": (limits.MIN_SIZE_TEST, limits.MAX_SIZE_TEST),
     }
     return {name: json.dumps(value) for name, value in known.items()}
 

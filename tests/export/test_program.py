@@ -43,12 +43,13 @@ def test_the_file_holds_the_program_with_classes_colours_and_limits(predictor, p
     file = tmp_path / "model.pt2"
     save_program(program, predictor, file)
     assert compare(load_program(file), predictor, (64, 96)).equal == 1.0
-    texts = dict.fromkeys(["classes", "colours", "batches", "edges", "step"], "")
+    texts = dict.fromkeys(["classes", "colours", "batches", "edges", "step", "sizes"], "")
     torch.export.load(file, extra_files=texts)
     facts = {name: json.loads(text) for name, text in texts.items()}
     assert facts["classes"][:2] == ["road", "sidewalk"] and len(facts["classes"]) == 19
     assert facts["colours"][0] == [128, 64, 128]
     assert facts["batches"] == [1, 64] and facts["edges"] == [64, 4096] and facts["step"] == 1
+    assert facts["sizes"] == [128, 256]
 
 
 @pytest.mark.slow
