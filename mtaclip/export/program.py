@@ -15,6 +15,7 @@ from mtaclip.export.model import exportable
 from mtaclip.files import replace_file
 from mtaclip.inference.predictor import Predictor
 from mtaclip.inference.resize import Size
+from mtaclip.modeling.swin_backbone import SwinBackbone
 from mtaclip.ops.reference import ms_deform_attn_classic_reference
 
 BATCHES = (1, 64)
@@ -32,16 +33,20 @@ def export_program(predictor: Predictor, size: Size | None = None) -> ExportedPr
 
     Args:
         predictor: of whole images; it computes in float32 whatever SOLVER.AMP says.
-        size: height and width of all images; None leaves both open, within `EDGES` and in multiples of `edge_step`.
+        size: height and width of all images; None leaves both open, within `EDGES` and in multiples of `edge_step`,
+            which a Swin Transformer does not support: to trace its windows for open sizes does not end.
 
     Returns:
         A program on the predictor's device from images (B, 3, H, W) uint8 RGB to labels (B, H, W) uint8 and scores
         (B, C, H, W) float32, for any number B of images within `BATCHES`.
 
     Raises:
-        ValueError: the predictor does not see an image once and as a whole, or the size is none of these.
+        ValueError: the predictor does not see an image once and as a whole, or the size is none of these, or it is open
+            and must not be.
     """
     model = exportable(predictor)
+    if size is None and isinstance(model.backbone, SwinBackbone):
+        raise ValueError("a Swin Transformer is exported for images of one size: name it (--height and --width).")
     step = edge_step(predictor)
     if size is not None and not all(EDGES[0] <= edge <= EDGES[1] and edge % step == 0 for edge in size):
         unit = f"a multiple of {step} from " if step > 1 else ""

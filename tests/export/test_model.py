@@ -69,6 +69,11 @@ def test_other_inference_is_refused_with_what_to_set(make_predictor, key, value)
         export_program(make_predictor("mtaclip", "resnet", key, value))
 
 
+def test_a_swin_transformer_needs_a_size(make_predictor):
+    with pytest.raises(ValueError, match=r"a Swin Transformer is exported for images of one size: name it \(--height"):
+        export_program(make_predictor("mask2former", "swin"))
+
+
 def test_images_of_a_vit_are_of_whole_patches(make_predictor):
     with pytest.raises(ValueError, match="a multiple of 16 from 64 to 4096 pixels each way, got 96 x 72"):
         export_program(make_predictor("mtaclip", "vit"), (96, 72))
