@@ -170,6 +170,8 @@ def load(args: argparse.Namespace) -> tuple[Segmenter, Painter]:
         OSError, ValueError: config, weights, test dataset or options are wrong.
     """
     options = [*args.opts, *args.trailing_opts]
+    if args.vocabulary == "":
+        raise ValueError("--vocabulary names no class.")
     if args.vocabulary is not None:
         options = ["TEST.VOCABULARY", repr(args.vocabulary), *options]  # quoted: a text, whatever it looks like
     cfg = setup_cfg(args.config_file, options)

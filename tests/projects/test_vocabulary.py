@@ -100,6 +100,7 @@ def test_classes_nobody_trained_are_told_apart_and_drawn(ids, tmp_path):
     [
         (["--vocabulary", "road; tram"], [], "set TEST.CLASSIFIER to 'text'"),
         (["--vocabulary", "road;; tram"], TEXT, "TEST.VOCABULARY, name 2 is empty"),
+        (["--vocabulary", ""], TEXT, "--vocabulary names no class"),
         (["--vocabulary", "3"], TEXT, "TEST.VOCABULARY is '3', which is neither"),
         (["--vocabulary", "road; a puddle in the rain"], TEXT, "'a puddle in the rain' has 5 tokens"),
         (["--vocabulary", "road; tram", "--classes", "car"], TEXT, "the classes are: road, tram"),
