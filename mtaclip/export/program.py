@@ -109,8 +109,21 @@ def facts(predictor: Predictor) -> dict[str, str]:
 
 
 def plain_program(program: ExportedProgram) -> ExportedProgram:
-    """The same program in PyTorch's own operators: deformable attention by `grid_sample`."""
-    return program.run_decompositions({torch.ops.mtaclip.ms_deform_attn.default: _ms_deform_attn})
+    """The same program in operators that ONNX has: deformable attention by `grid_sample`, attention by products."""
+    return program.run_decompositions(
+        {
+            torch.ops.mtaclip.ms_deform_attn.default: _ms_deform_attn,
+            torch.ops.aten.scaled_dot_product_attention.default: _attention,
+        }
+    )
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+    """`aten::scaled_dot_product_attention` with any number of leading dimensions, of which ONNX's has two."""
+    logits = query @ key.mT / query.shape[-1] ** 0.5
+    if mask is not None:
+        logits = logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask
+    return logits.softmax(dim=-1) @ value
 
 
 def _ms_deform_attn(

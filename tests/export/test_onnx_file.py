@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from mtaclip.export import compare, export_program, load_onnx, save_onnx
+from mtaclip.export.program import facts
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "projects" / "MTACLIP" / "run_onnx.py"
 CLOSE = 5e-5  # of scores up to 5; 1.7e-5 was measured
@@ -195,10 +196,23 @@ def test_the_example_refuses_pictures_that_are_too_narrow(open_file, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_example_leaves_pictures_as_they_are_if_evaluation_does(make_predictor, tmp_path):
+def test_the_example_leaves_pictures_as_they_are_if_evaluation_does(make_predictor, open_file, tmp_path):
+    import onnx
+
     predictor = make_predictor("mtaclip", "resnet", "INPUT.MIN_SIZE_TEST", "0")
-    file = tmp_path / "model.onnx"
-    save_onnx(export_program(predictor), predictor, file)
+    model = onnx.load(open_file)
+    (entry,) = (entry for entry in model.metadata_props if entry.key == "sizes")
+    entry.value = facts(predictor)["sizes"]
+    onnx.save(model, tmp_path / "model.onnx")
     save_noise(tmp_path / "noise.png", 99, 131)
-    assert run_example(tmp_path, file, "noise.png", "labels.png").returncode == 0
+    assert run_example(tmp_path, tmp_path / "model.onnx", "noise.png", "labels.png").returncode == 0
     assert np.array_equal(np.array(Image.open(tmp_path / "labels.png")), predictor(tmp_path / "noise.png").labels)
+
+
+@pytest.mark.slow
+def test_a_swin_transformer_becomes_a_file_of_one_size(make_predictor, tmp_path):
+    predictor = make_predictor("mask2former", "swin")
+    save_onnx(export_program(predictor, (99, 131)), predictor, tmp_path / "model.onnx")
+    agreement = compare(load_onnx(tmp_path / "model.onnx"), predictor, (99, 131))
+    assert agreement.equal > 0.9999
+    assert agreement.difference < CLOSE
