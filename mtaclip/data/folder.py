@@ -87,6 +87,7 @@ class LabelledFolder:
     def _is_label(self, file: Path) -> bool:
         return file.name.endswith(self.label_suffix) and file.is_relative_to(self.labels)
 
+
 def labelled_folder(cfg: CfgNode, split: str) -> LabelledFolder:
     """The folders of a split, as DATASETS.FOLDER says; they need not exist."""
     keys = cfg.DATASETS.FOLDER

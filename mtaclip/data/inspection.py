@@ -196,7 +196,7 @@ class Summary:
 
 
 def add_duplicates(summaries: Sequence[Summary]) -> None:
-    """Note as a problem of the later dataset every image that an earlier one has, too: the same file, or its content."""
+    """Note as a problem of the later dataset every image that an earlier one has, too, as the same file or a copy."""
     for number, summary in enumerate(summaries):
         for earlier in summaries[:number]:
             for digest in summary.files.keys() & earlier.files.keys():

@@ -3,8 +3,8 @@ r"""Export a model for other programs, and check the file against the model.
     python projects/MTACLIP/export.py --checkpoint output/cityscapes/mtaclip_R50/model_best.pth --format onnx \
         --output mtaclip.onnx
 
-The file takes images of 64 to 4096 pixels each way, or of one size if --height and --width name it, and gives labels
-and class scores. Normalisation and class texts are inside. Whole images in float32 can be exported, nothing else: no
+The file takes images of 64 to 4096 pixels each way, or of one size if --height and --width name it (a Swin Transformer
+needs that), and gives labels and class scores. It is only written if it agrees with the model. Normalisation and class texts are inside. Whole images in float32 can be exported, nothing else: no
 training, no sliding windows, no test-time augmentation, no half precision.
 """
 
@@ -67,8 +67,8 @@ def run(args: argparse.Namespace) -> None:
     """Write the file, if what it holds agrees with the model.
 
     Raises:
-        ValueError, OSError: options do not fit together, the model cannot be exported, the file would differ from it, or
-            a file cannot be used.
+        ValueError, OSError: options do not fit together, the model cannot be exported, the file would differ from it,
+            or a file cannot be used.
     """
     size = fixed_size(args)
     if args.output.suffix != ENDINGS[args.format]:

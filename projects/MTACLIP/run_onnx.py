@@ -23,7 +23,9 @@ def main(model: str, picture: str, output: str) -> None:
     fixed = session.get_inputs()[0].shape[:1:-1]  # width and height: numbers where the file has one size, else names
     width, height = fixed if isinstance(fixed[0], int) else own
     if not all(facts["edges"][0] <= edge <= facts["edges"][1] for edge in (width, height)):
-        sys.exit(f"run_onnx.py: {picture} would be seen at {width} x {height}, the model takes {facts['edges']} pixels.")
+        sys.exit(
+            f"run_onnx.py: {picture} would be seen at {width} x {height}, the model takes {facts['edges']} pixels."
+        )
     per_pixel = (image.width / width, 0, 0, 0, image.height / height, 0)  # bilinear between pixels, as in evaluation
     seen = image.transform((width, height), Image.Transform.AFFINE, per_pixel, Image.Resampling.BILINEAR)
     (labels,) = session.run(["labels"], {"images": np.asarray(seen).transpose(2, 0, 1)[None]})
