@@ -15,7 +15,7 @@ from mtaclip.inference.predictor import Predictor
 from mtaclip.inference.resize import Size
 
 TOLERANCE = 1e-3
-"""Largest difference between a class score of a file and of its model: what float32 sums in another order stay below."""
+"""Largest difference between a class score of a file and of its model; float32 sums in another order stay below."""
 Runner = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Images (B, 3, H, W) uint8 -> labels (B, H, W) uint8 and scores (B, C, H, W) float32."""
 

@@ -4,8 +4,9 @@ r"""Export a model for other programs, and check the file against the model.
         --output mtaclip.onnx
 
 The file takes images of 64 to 4096 pixels each way, or of one size if --height and --width name it (a Swin Transformer
-needs that), and gives labels and class scores. It is only written if it agrees with the model. Normalisation and class texts are inside. Whole images in float32 can be exported, nothing else: no
-training, no sliding windows, no test-time augmentation, no half precision.
+needs that), and gives labels and class scores. Normalisation and class texts are inside. It is only written if its
+scores are those of the model. Whole images in float32 can be exported, nothing else: no training, no sliding windows,
+no test-time augmentation, no half precision.
 """
 
 import argparse
