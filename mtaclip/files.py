@@ -46,6 +46,23 @@ def _flush_folder(folder: Path) -> None:
         os.close(opened)
 
 
+def visible_files(folder: Path) -> list[Path]:
+    """Files in a folder and below it, sorted; hidden files and folders, such as those that macOS adds, are left out.
+
+    Links to folders are followed, but no folder is entered twice.
+    """
+    files: list[Path] = []
+    seen = {os.path.realpath(folder)}
+    for place, folders, names in os.walk(folder, followlinks=True):
+        paths = [os.path.join(place, name) for name in folders if not name.startswith(".")]
+        paths.sort(key=os.path.islink, reverse=True)  # a folder itself takes the place of a link to it
+        entered = {os.path.realpath(path): os.path.basename(path) for path in paths}
+        folders[:] = [name for real, name in entered.items() if real not in seen]
+        seen.update(entered)
+        files += [Path(place, name) for name in names if not name.startswith(".")]
+    return sorted(file for file in files if file.is_file())
+
+
 def output_stems(files: Sequence[Path]) -> list[str]:
     """Beginnings of the output names, all different even where upper and lower case are the same.
 

@@ -1,6 +1,6 @@
 """A dataset of the user's own, described by the config keys DATASETS.FOLDER: folders of images and of label maps."""
 
-from collections.abc import Iterator
+from collections import defaultdict
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from mtaclip.data.datasets import EVALUATOR_TYPE, Record, unlabelled
 from mtaclip.data.labels import IGNORE_LABEL, label_table
 from mtaclip.data.palette import distinct_colours
 from mtaclip.data.vocabulary import ClassTexts, read_classes, split_texts
-from mtaclip.files import IMAGE_SUFFIXES
+from mtaclip.files import IMAGE_SUFFIXES, visible_files
 
 FOLDER_DATASETS = {f"folder_{split}": split for split in ("train", "val", "test")}  # name: split
 FOLDER_VOCABULARY = "folder"  # MODEL.MTACLIP.TEXT.VOCABULARY that stands for DATASETS.FOLDER.NAMES
@@ -40,14 +40,21 @@ class LabelledFolder:
         Raises:
             FileNotFoundError: there is no image.
         """
-        files = [file for file in _visible_files(self.images) if self._is_image(file)]
-        if not files:
+        files = [file for file in visible_files(self.images) if file.suffix.lower() in IMAGE_SUFFIXES]
+        images = [file for file in files if not self._is_label(file)]
+        if files and not images:
+            raise FileNotFoundError(
+                f"image folder {self.images} is the folder of the label maps, too, and all its {len(files)} images end "
+                f"in '{self.label_suffix}', as label maps do: give label maps another ending or folder (in a config, "
+                "DATASETS.FOLDER.LABEL_SUFFIX and LABELS)."
+            )
+        if not images:
             state = "holds no image" if self.images.is_dir() else "does not exist"
             raise FileNotFoundError(
                 f"image folder {self.images} {state} ({' '.join(sorted(IMAGE_SUFFIXES))}): put images there, or "
                 "name the folder that has them (in a config, DATASETS.FOLDER.ROOT and IMAGES)."
             )
-        return [self._record(file) for file in files]
+        return [self._record(file) for file in images]
 
     def label_file(self, image: Path) -> Path:
         """Where the label map of an image is looked for."""
@@ -56,7 +63,19 @@ class LabelledFolder:
     def lonely_labels(self, records: list[Record]) -> list[Path]:
         """Label maps that belong to none of the images of `records`."""
         used = {record.get("sem_seg_file_name") for record in records}
-        return [file for file in _visible_files(self.labels) if self._is_label(file) and str(file) not in used]
+        return [file for file in visible_files(self.labels) if self._is_label(file) and str(file) not in used]
+
+    def unlabelled(self, records: list[Record]) -> list[Path]:
+        """Images of `records` without label map."""
+        return [Path(record["file_name"]) for record in records if "sem_seg_file_name" not in record]
+
+    def shared_labels(self, records: list[Record]) -> dict[str, list[str]]:
+        """Label maps that belong to several images of `records`, whose stems are the same, with these images."""
+        images = defaultdict(list)
+        for record in records:
+            if "sem_seg_file_name" in record:
+                images[record["sem_seg_file_name"]].append(record["file_name"])
+        return {label: files for label, files in images.items() if len(files) > 1}
 
     def _record(self, file: Path) -> Record:
         record = {"file_name": str(file), "image_id": file.stem}
@@ -67,14 +86,6 @@ class LabelledFolder:
 
     def _is_label(self, file: Path) -> bool:
         return file.name.endswith(self.label_suffix) and file.is_relative_to(self.labels)
-
-    def _is_image(self, file: Path) -> bool:
-        return file.suffix.lower() in IMAGE_SUFFIXES and not self._is_label(file)
-
-
-def _visible_files(folder: Path) -> Iterator[Path]:
-    """Files in a folder and below it, sorted; hidden ones, such as those that macOS adds, are left out."""
-    return (file for file in sorted(folder.rglob("*")) if file.is_file() and not file.name.startswith("."))
 
 
 def labelled_folder(cfg: CfgNode, split: str) -> LabelledFolder:
@@ -101,14 +112,17 @@ def load_folder(folder: LabelledFolder, split: str) -> list[Record]:
 
     Raises:
         FileNotFoundError: there is no image, or an image has no label map.
+        ValueError: two images have the same label map.
     """
     records = folder.records()
     if split == "test" and not folder.labels.is_dir():
         return records
-    for record in records:
-        if "sem_seg_file_name" not in record:
-            image = Path(record["file_name"])
-            raise unlabelled(image, [folder.label_file(image)])
+    for image in folder.unlabelled(records):
+        raise unlabelled(image, [folder.label_file(image)])
+    for label, images in folder.shared_labels(records).items():
+        raise ValueError(
+            f"label map {label} belongs to {' and '.join(images)}: give each image a stem and a label map of its own."
+        )
     return records
 
 

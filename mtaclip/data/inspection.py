@@ -19,6 +19,7 @@ from mtaclip.data.labels import IGNORE_LABEL, label_table, read_image, read_labe
 
 NO_LABEL = "images without label map"
 NO_IMAGE = "label maps without image"
+SHARED = "label maps of several images"
 UNUSABLE = "files that cannot be used"
 SIZES = "images and label maps of different sizes"
 VALUES = "label values that are no class"
@@ -195,11 +196,11 @@ class Summary:
 
 
 def add_duplicates(summaries: Sequence[Summary]) -> None:
-    """Note as a problem of the later dataset every image that an earlier one has, too, with the same content."""
+    """Note as a problem of the later dataset every image that an earlier one has, too, as the same file or a copy."""
     for number, summary in enumerate(summaries):
         for earlier in summaries[:number]:
             for digest in summary.files.keys() & earlier.files.keys():
                 same, other = summary.files[digest], earlier.files[digest]
-                if same != other:
-                    summary.problems[TWICE].append(f"{same} is {other} of {earlier.name}.")
+                original = "also an image" if same == other else other
+                summary.problems[TWICE].append(f"{same} is {original} of {earlier.name}.")
             summary.problems[TWICE].sort()

@@ -27,6 +27,7 @@ _UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _RGB = 0, 2  # colour types of PNGs
+_BIT_DEPTH = 24  # where it stands in a PNG
 # What may turn a PNG (EXIF and XMP, in all their disguises) or make several images of it.
 _SPECIAL_CHUNKS = frozenset((b"eXIf", b"acTL"))
 _TEXT_CHUNKS = frozenset((b"tEXt", b"zTXt", b"iTXt"))
@@ -120,7 +121,7 @@ def read_label_map(
     """Read a label map and translate it to train ids.
 
     Args:
-        path: an 8-bit image with one channel (grey or palette indices).
+        path: an image with one channel (grey or palette indices) of at most 8 bits.
         label_format: one of `LABEL_FORMATS`. "cityscapes_label_ids": the raw ids of `*_gtFine_labelIds.png`, those
             that Cityscapes does not evaluate become 255. "train_ids": already 0 .. C-1, and 255. "ade20k": 0 becomes
             255, k becomes k - 1.
@@ -132,8 +133,8 @@ def read_label_map(
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: unknown format, impossible class count, a damaged file, not 8 bits in one channel, or values that
-            the format does not have.
+        ValueError: unknown format, impossible class count, a damaged file, more than 8 bits or one channel, or values
+            that the format does not have.
     """
     table = _table(label_format, num_classes)
     raw = read_label_values(path)
@@ -147,18 +148,18 @@ def read_label_values(path: str | Path) -> NDArray[np.uint8]:
     """Read a label map as it is stored, whatever its values mean.
 
     Args:
-        path: an 8-bit image with one channel (grey or palette indices).
+        path: an image with one channel (grey or palette indices) of at most 8 bits.
 
     Returns:
         uint8 (H, W).
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a damaged file, or not 8 bits in one channel.
+        ValueError: a damaged file, more than 8 bits, or more than one channel.
     """
     content = _read_bytes(path, "label map")
     with _open(content, path, "label map") as file:
-        if file.mode not in ("L", "P"):
+        if file.mode not in ("1", "L", "P"):
             raise unusable(
                 path,
                 f"label map {path} must hold one 8-bit class id per pixel (a grey or palette image), "
@@ -168,9 +169,15 @@ def read_label_values(path: str | Path) -> NDArray[np.uint8]:
         if raw is not None:
             return raw
         try:
-            return np.asarray(file, dtype=np.uint8)
+            return np.asarray(file, dtype=np.uint8) // _stretch(content, file.mode)
         except _UNREADABLE as error:
             raise _unreadable("label map", path, error) from error
+
+
+def _stretch(content: bytes, mode: str) -> int:
+    """What Pillow multiplies the values of a file by: greys of 2 and 4 bits in a PNG become 0..255."""
+    bits = content[_BIT_DEPTH] if mode == "L" and content.startswith(_PNG_SIGNATURE) else 8
+    return 255 // (2**bits - 1)
 
 
 def read_instance_map(path: str | Path) -> NDArray[np.uint16]:

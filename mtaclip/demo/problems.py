@@ -76,21 +76,31 @@ def report_problem(file: Path, result: object) -> bool:
 
 
 def run_program(
-    parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], object], argv: Sequence[str] | None
+    parser: argparse.ArgumentParser,
+    run: Callable[[argparse.Namespace], int | None],
+    argv: Sequence[str] | None,
+    *,
+    logs: bool = True,
 ) -> int:
-    """Do what a command line says; returns 0, or ends with exit status 2 and a sentence on what is wrong.
+    """Do what a command line says.
 
     Args:
         parser: of the options.
-        run: does it.
+        run: does it; returns an exit status, or None for 0.
         argv: arguments without the program's name; None takes the process's own.
+        logs: show the package's log, on standard output.
+
+    Returns:
+        the exit status of `run`, if it does not end with 2 and a sentence on what is wrong, or with 130 after Ctrl-C.
     """
     args = parser.parse_args(argv)
-    setup_logger(name="mtaclip")
+    if logs:
+        setup_logger(name="mtaclip")
     try:
-        run(args)
+        return run(args) or 0
+    except KeyboardInterrupt:
+        parser.exit(130, f"{parser.prog}: interrupted; the files that were written are complete.\n")
     except Exception as error:
         if (sentence := advice(error)) is None:
             raise
         parser.exit(2, f"{parser.prog}: error: {sentence}\n")
-    return 0

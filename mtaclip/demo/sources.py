@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path
 
-from mtaclip.files import IMAGE_SUFFIXES
+from mtaclip.files import IMAGE_SUFFIXES, visible_files
 
 VIDEO_SUFFIXES = frozenset(
     {".avi", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv"}
@@ -71,7 +71,7 @@ def _matches(pattern: str, output: Path) -> list[Path]:
 
 
 def _files_at(path: Path, output: Path) -> list[Path]:
-    """The file itself, or the images and videos in and below a folder."""
+    """The file itself, or the visible images and videos in and below a folder."""
     if not path.is_dir():
         return [path]
     if path.resolve() == output.resolve():
@@ -79,8 +79,7 @@ def _files_at(path: Path, output: Path) -> list[Path]:
     results_inside = path.resolve() in output.resolve().parents
     return [
         file
-        for file in sorted(path.rglob("*"))
+        for file in visible_files(path)
         if file.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES
-        and file.is_file()
         and not (results_inside and output.resolve() in file.resolve().parents)
     ]

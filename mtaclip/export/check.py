@@ -14,6 +14,8 @@ from mtaclip.export.onnx_file import check_installed
 from mtaclip.inference.predictor import Predictor
 from mtaclip.inference.resize import Size
 
+TOLERANCE = 1e-3
+"""Largest difference between a class score of a file and of its model; float32 sums in another order stay below."""
 Runner = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Images (B, 3, H, W) uint8 -> labels (B, H, W) uint8 and scores (B, C, H, W) float32."""
 
@@ -29,6 +31,21 @@ class Agreement:
 
     difference: float
     equal: float
+
+    def check(self, size: Size) -> None:
+        """Refuse a file that is not its model.
+
+        Args:
+            size: height and width of the image in pixels, for the message.
+
+        Raises:
+            ValueError: the difference is larger than `TOLERANCE`, or not finite.
+        """
+        if not self.difference <= TOLERANCE:
+            raise ValueError(
+                f"nothing was written: on {size[0]} x {size[1]} pixels of noise, class scores of the file differ from "
+                f"the model's by up to {self.difference:.1e}, more than {TOLERANCE:.0e}."
+            )
 
 
 def load_program(file: Path) -> Runner:

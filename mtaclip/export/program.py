@@ -15,6 +15,7 @@ from mtaclip.export.model import exportable
 from mtaclip.files import replace_file
 from mtaclip.inference.predictor import Predictor
 from mtaclip.inference.resize import Size
+from mtaclip.modeling.swin_backbone import SwinBackbone
 from mtaclip.ops.reference import ms_deform_attn_classic_reference
 
 BATCHES = (1, 64)
@@ -32,16 +33,20 @@ def export_program(predictor: Predictor, size: Size | None = None) -> ExportedPr
 
     Args:
         predictor: of whole images; it computes in float32 whatever SOLVER.AMP says.
-        size: height and width of all images; None leaves both open, within `EDGES` and in multiples of `edge_step`.
+        size: height and width of all images; None leaves both open, within `EDGES` and in multiples of `edge_step`,
+            which a Swin Transformer does not support: to trace its windows for open sizes does not end.
 
     Returns:
         A program on the predictor's device from images (B, 3, H, W) uint8 RGB to labels (B, H, W) uint8 and scores
         (B, C, H, W) float32, for any number B of images within `BATCHES`.
 
     Raises:
-        ValueError: the predictor does not see an image once and as a whole, or the size is none of these.
+        ValueError: the predictor does not see an image once and as a whole, or the size is none of these, or it is open
+            and must not be.
     """
     model = exportable(predictor)
+    if size is None and isinstance(model.backbone, SwinBackbone):
+        raise ValueError("a Swin Transformer is exported for images of one size: name it (--height and --width).")
     step = edge_step(predictor)
     if size is not None and not all(EDGES[0] <= edge <= EDGES[1] and edge % step == 0 for edge in size):
         unit = f"a multiple of {step} from " if step > 1 else ""
@@ -83,25 +88,42 @@ def facts(predictor: Predictor) -> dict[str, str]:
     """What a program's user has to know, as JSON by name.
 
     "classes": C names; "colours": C triples of red, green and blue in 0..255; "batches": fewest and most images;
-    "edges": shortest and longest edge in pixels; "step": edges are multiples of it.
+    "edges": shortest and longest edge in pixels; "step": edges are multiples of it; "sizes": the shorter and the longer
+    edge in pixels that evaluation scales images to fit, INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST, of which the first is 0
+    where it leaves images as they are.
 
     Raises:
         ValueError: see `Predictor.palette`.
     """
     palette = predictor.palette
+    limits = predictor.cfg.INPUT
     known = {
         "classes": palette.names,
         "colours": palette.colours.tolist(),
         "batches": BATCHES,
         "edges": EDGES,
         "step": edge_step(predictor),
+        "sizes": (limits.MIN_SIZE_TEST, limits.MAX_SIZE_TEST),
     }
     return {name: json.dumps(value) for name, value in known.items()}
 
 
 def plain_program(program: ExportedProgram) -> ExportedProgram:
-    """The same program in PyTorch's own operators: deformable attention by `grid_sample`."""
-    return program.run_decompositions({torch.ops.mtaclip.ms_deform_attn.default: _ms_deform_attn})
+    """The same program in operators that ONNX has: deformable attention by `grid_sample`, attention by products."""
+    return program.run_decompositions(
+        {
+            torch.ops.mtaclip.ms_deform_attn.default: _ms_deform_attn,
+            torch.ops.aten.scaled_dot_product_attention.default: _attention,
+        }
+    )
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+    """`aten::scaled_dot_product_attention` with any number of leading dimensions, of which ONNX's has two."""
+    logits = query @ key.mT / query.shape[-1] ** 0.5
+    if mask is not None:
+        logits = logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask
+    return logits.softmax(dim=-1) @ value
 
 
 def _ms_deform_attn(

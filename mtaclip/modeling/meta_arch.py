@@ -12,7 +12,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from torch import Tensor, nn
 
 from mtaclip.data.folder import FOLDER_VOCABULARY, folder_classes
-from mtaclip.data.vocabulary import ClassTexts, load_synonyms, load_test_vocabulary
+from mtaclip.data.vocabulary import ClassTexts, load_synonyms, load_test_vocabulary, same_text
 from mtaclip.inference.classifier import MaskClassification
 from mtaclip.inference.semantic import SemanticInference, SlidingWindow
 from mtaclip.losses.build import build_criterion
@@ -217,9 +217,11 @@ class MTACLIP(nn.Module):
 def _build_texts(cfg: CfgNode) -> PromptedTexts:
     """The frozen text tower with learned contexts over the configured vocabulary."""
     text = cfg.MODEL.MTACLIP.TEXT
+    classes = _class_texts(cfg)
+    _check_objects(classes, text.NO_OBJECT, "MODEL.MTACLIP.TEXT.VOCABULARY")
     return PromptedTexts(
         CLIPTextEncoder(clip_from_config(cfg, "text"), text.CONTEXT_LENGTH + text.TOKEN_LENGTH),
-        [*_class_texts(cfg), text.NO_OBJECT],
+        [*classes, text.NO_OBJECT],
         num_contexts=text.NUM_CONTEXTS,
         context_length=text.CONTEXT_LENGTH,
         token_length=text.TOKEN_LENGTH,
@@ -239,6 +241,15 @@ def _class_texts(cfg: CfgNode) -> list[ClassTexts]:
             "DATASETS.FOLDER."
         )
     return classes
+
+
+def _check_objects(classes: Iterable[ClassTexts], no_object: str, key: str) -> None:
+    """Refuse classes that `key` names if one of them reads as the text of no object."""
+    if same_text(no_object) in {same_text(text) for texts in classes for text in texts}:
+        raise ValueError(
+            f"{key} has a class '{no_object}', which is the text of no object (MODEL.MTACLIP.TEXT.NO_OBJECT), so that "
+            "they could not be told apart: give the class another text."
+        )
 
 
 def _inference(cfg: CfgNode) -> SemanticInference:
@@ -280,4 +291,5 @@ def _other_classes(cfg: CfgNode, texts: PromptedTexts | None) -> OtherClasses | 
             "TEST.VOCABULARY names classes that only their texts can tell apart: "
             + ("take a model with a text side." if texts is None else "set TEST.CLASSIFIER to 'text'.")
         )
+    _check_objects(classes, cfg.MODEL.MTACLIP.TEXT.NO_OBJECT, "TEST.VOCABULARY")
     return OtherClasses(classes, texts)

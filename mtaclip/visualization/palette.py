@@ -127,9 +127,13 @@ class Palette:
     def find(self, text: str) -> tuple[int, ...] | None:
         """Train ids of classes whose names are separated by commas; None if there is no name.
 
+        A text that is itself a name, commas and all, is that class.
+
         Raises:
             ValueError: see `train_ids`.
         """
+        if text.strip().casefold() in map(str.casefold, self.names):
+            return self.train_ids([text.strip()])
         names = [name.strip() for name in text.split(",") if name.strip()]
         return self.train_ids(names) if names else None
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from mtaclip.files import replace_file
+from mtaclip.visualization.encode import encode_png
 from mtaclip.visualization.painter import Painter, Segmented
 
 IMAGE_KINDS = ("overlay", "colours", "ids", "legend")  # what is written unless something else is asked for
@@ -37,7 +38,7 @@ def save_prediction(
 
 
 def save_picture(pixels: NDArray[np.uint8], file: Path) -> Path:
-    """Write a PNG.
+    """Write a PNG, complete or not at all.
 
     Args:
         pixels: uint8, (H, W, 3) RGB or (H, W).
@@ -50,7 +51,7 @@ def save_picture(pixels: NDArray[np.uint8], file: Path) -> Path:
         OSError: the file cannot be written; the message names it.
     """
     try:
-        Image.fromarray(pixels).save(file)
+        replace_file(file, encode_png(pixels))
     except OSError as error:
         raise OSError(f"{file} cannot be written: {error.strerror or error}.") from error
     return file

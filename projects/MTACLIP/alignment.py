@@ -25,8 +25,6 @@ from typing import Any
 import mtaclip  # noqa: F401  (before Detectron2: it repairs the 0.6 release)
 
 # isort: split
-from PIL import Image
-
 from mtaclip.alignment import Alignment, collect, explain, explainable, nearest_words
 from mtaclip.data.datasets import get_records
 from mtaclip.demo.problems import run_program
@@ -49,6 +47,7 @@ from mtaclip.visualization.context_maps import draw_context_maps
 from mtaclip.visualization.heat_map import draw_heat_map
 from mtaclip.visualization.page import Html
 from mtaclip.visualization.projection import HEADS, draw_projection, separation_rows
+from mtaclip.visualization.save import save_picture
 from mtaclip.visualization.segments import draw_segments
 
 IMAGE_VIEWS = ("segments", "heatmap", "contexts")
@@ -135,12 +134,15 @@ def find_records(args: argparse.Namespace) -> list[dict[str, Any]]:
     """The images, as records of a dataset.
 
     Raises:
-        ValueError: the dataset is unknown or empty, the limit is not positive, or an input gives no image.
+        ValueError: the dataset is unknown or empty, the limit is not positive or not of a dataset, or an input gives no
+            image.
         FileNotFoundError: files of the dataset are missing.
     """
     if args.limit is not None and args.limit < 1:
         raise ValueError(f"--limit must be 1 or more, got {args.limit}.")
     if args.dataset is None:
+        if args.limit is not None:
+            raise ValueError("--limit is the number of images of a labelled set: name one by --dataset.")
         files, unmatched = find_files(args.input, args.output)
         wrong = [*unmatched, *(str(file) for file in files if is_video(file))]
         if wrong:
@@ -184,7 +186,7 @@ def write_views(
         sections.append(heat_map_section(alignment))
     if "contexts" in views:
         start.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(draw_context_maps(alignment, texts)).save(start.with_name(f"{start.name}_contexts.png"))
+        save_picture(draw_context_maps(alignment, texts), start.with_name(f"{start.name}_contexts.png"))
         sections.append(context_maps_section(alignment, texts))
     return sections
 

@@ -12,6 +12,7 @@ import argparse
 import logging
 import os
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -85,10 +86,17 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--checkpoint", type=Path, nargs="+", metavar="PATH", help=checkpoint_help)
     parser.add_argument("--device", help="cuda or cpu (default: a GPU if there is one)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 for all (127.0.0.1)")
-    parser.add_argument("--port", type=int, help="(default: the first free one from 7860 on)")
+    parser.add_argument("--port", type=port_number, metavar="N", help="(default: the first free one from 7860 on)")
     options_help = "config keys and values, such as TEST.CLASSIFIER text; at the end"
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help=options_help)
     return parser
+
+
+def port_number(text: str) -> int:
+    """Read the number of a port; argparse reports anything else."""
+    if not (text.isdecimal() and 1 <= int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"{text} is no number from 1 to 65535")
+    return int(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -106,6 +114,7 @@ def run(args: argparse.Namespace) -> None:
     try:
         with tempfile.TemporaryDirectory(prefix="mtaclip-app-") as folder:
             gradio = load_gradio(folder)
+            check_host(args.host)
             serve(gradio, Models(args), Path(folder), args.host, args.port)
     except KeyboardInterrupt:
         logger.info("The page has ended.")
@@ -123,6 +132,18 @@ def load_gradio(folder: str) -> ModuleType:
     except ModuleNotFoundError as error:
         raise ValueError('the page needs gradio: pip install "mtaclip[demo]", or pip install gradio.') from error
     return gradio
+
+
+def check_host(host: str) -> None:
+    """Raise before anything is loaded if a host is no address.
+
+    Raises:
+        OSError: there is no such host.
+    """
+    try:
+        socket.getaddrinfo(host, None)
+    except (OSError, UnicodeError) as error:
+        raise OSError(f"--host: {host!r} is no address: name one of this machine, or leave the option out.") from error
 
 
 class Models:

@@ -27,19 +27,22 @@ from numpy.typing import NDArray
 
 from mtaclip.data.datasets import Record, get_records
 from mtaclip.data.folder import FOLDER_DATASETS, LabelledFolder, labelled_folder
-from mtaclip.data.inspection import NO_IMAGE, NO_LABEL, UNUSABLE, Summary, add_duplicates, inspect_records
+from mtaclip.data.inspection import NO_IMAGE, NO_LABEL, SHARED, UNUSABLE, Summary, add_duplicates, inspect_records
 from mtaclip.data.labels import LABEL_FORMATS, read_image, read_label_map
 from mtaclip.data.palette import distinct_colours
 from mtaclip.data.vocabulary import read_classes
+from mtaclip.demo.problems import run_program
 from mtaclip.demo.progress import progress
 from mtaclip.engine import setup_cfg
 from mtaclip.evaluation.dataset_report import dataset_markdown, dataset_page
 from mtaclip.evaluation.report import write_file
+from mtaclip.publishing.files import first_line
 from mtaclip.visualization import Palette, Segmented
 from mtaclip.visualization.contact_sheet import draw_contact_sheet
 from mtaclip.visualization.save import save_picture
 
 SAMPLES = 8  # images on the picture
+_OF_LISTING = (AssertionError, ImportError, LookupError)  # what Detectron2's own datasets raise if something is missing
 
 
 @dataclass
@@ -78,15 +81,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns 0 or 1, or ends with exit status 2 and a sentence on what is wrong."""
-    parser = make_parser()
-    args = parser.parse_args(argv)
-    try:
-        return check(args)
-    except (OSError, ValueError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
-    except KeyboardInterrupt:
-        parser.exit(130, f"{parser.prog}: interrupted\n")
+    """Command line; returns 0 or 1, or ends with exit status 2 and a sentence on what is wrong, or with 130."""
+    return run_program(make_parser(), check, argv, logs=False)  # standard output is the report's
 
 
 def check(args: argparse.Namespace) -> int:
@@ -97,7 +93,12 @@ def check(args: argparse.Namespace) -> int:
     """
     if args.workers < 0:
         raise ValueError(f"--workers must be 0 or more, got {args.workers}.")
+    for option, file, ending in (("--html", args.html, ".html"), ("--picture", args.picture, ".png")):
+        if file is not None and file.suffix != ending:
+            raise ValueError(f"{option}: the file must end in {ending}, got {file}.")
     listings = find_datasets(args)
+    if args.picture is not None:
+        check_apart(args.picture, listings)
     summaries = [summarise(listing, args.workers) for listing in listings]
     add_duplicates(summaries)
     picture = draw_samples(listings, summaries) if args.html or args.picture else None
@@ -112,6 +113,19 @@ def check(args: argparse.Namespace) -> int:
     return 1 if any(summary.all_problems() for summary in summaries) else 0
 
 
+def check_apart(picture: Path, listings: Sequence[Listing]) -> None:
+    """Refuse a picture that would replace a file of a dataset, or become one.
+
+    Raises:
+        ValueError: its folder holds images or label maps.
+    """
+    folder = picture.resolve().parent
+    for record in (record for listing in listings for record in listing.records):
+        for file in (record["file_name"], record.get("sem_seg_file_name")):
+            if file is not None and Path(file).resolve().parent == folder:
+                raise ValueError(f"--picture: {folder} holds files of the dataset: name a file in another folder.")
+
+
 def find_datasets(args: argparse.Namespace) -> list[Listing]:
     """The datasets that the options name; they have the same classes.
 
@@ -123,8 +137,8 @@ def find_datasets(args: argparse.Namespace) -> list[Listing]:
     if args.opts and args.config_file is None:
         raise ValueError(f"{args.opts[0]}: config keys and values need a --config-file.")
     cfg = None if args.config_file is None else setup_cfg(args.config_file, args.opts)
-    names = args.dataset or ([] if cfg is None else list(dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])))
-    listings = [list_registered(name, cfg) for name in names]
+    names = args.dataset or ([] if cfg is None else [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
+    listings = [list_registered(name, cfg) for name in dict.fromkeys(names)]
     if args.images is not None:
         folder = LabelledFolder(args.images, args.labels, args.label_suffix, args.label_format)
         class_names = [texts[0] for texts in read_classes(args.classes)]
@@ -141,7 +155,7 @@ def list_registered(name: str, cfg: CfgNode | None) -> Listing:
     """A registered dataset; files that are missing are a problem of it.
 
     Raises:
-        ValueError: there is no such dataset, or it has no classes.
+        ValueError: there is no such dataset, it has no classes, or the function that lists it fails.
     """
     if cfg is not None and name in FOLDER_DATASETS:
         split = FOLDER_DATASETS[name]
@@ -151,6 +165,8 @@ def list_registered(name: str, cfg: CfgNode | None) -> Listing:
         records, problems = get_records([name]), {}
     except FileNotFoundError as error:
         records, problems = [], {UNUSABLE: [str(error)]}
+    except _OF_LISTING as error:
+        raise ValueError(f"dataset '{name}' cannot be listed ({first_line(error)}): is it complete?") from error
     return Listing(name, Palette.from_metadata(MetadataCatalog.get(name)), records, problems)
 
 
@@ -167,9 +183,12 @@ def list_folder(name: str, folder: LabelledFolder, palette: Palette, needs_label
         records = folder.records()
     except FileNotFoundError as error:
         return Listing(name, palette, problems={UNUSABLE: [str(error)]})
-    problems = {NO_IMAGE: [str(file) for file in folder.lonely_labels(records)]}
+    problems = {
+        NO_IMAGE: [str(file) for file in folder.lonely_labels(records)],
+        SHARED: [f"{label} of {', '.join(images)}" for label, images in folder.shared_labels(records).items()],
+    }
     if needs_labels or folder.labels.is_dir():
-        images = [Path(record["file_name"]) for record in records if "sem_seg_file_name" not in record]
+        images = folder.unlabelled(records)
         problems[NO_LABEL] = [f"{image} (looked for {folder.label_file(image)})" for image in images]
     return Listing(name, palette, records, problems)
 

@@ -28,10 +28,8 @@ from pathlib import Path
 import mtaclip  # noqa: F401  (before Detectron2: it repairs the 0.6 release)
 
 # isort: split
-from detectron2.utils.logger import setup_logger
-
 from mtaclip.demo.images import segment_images
-from mtaclip.demo.problems import advice
+from mtaclip.demo.problems import run_program
 from mtaclip.demo.segmenter import Segmenter
 from mtaclip.demo.sources import expand_standard_input, find_files, is_video
 from mtaclip.demo.videos import film_camera, segment_videos
@@ -58,21 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; None takes the process's own.
 
     Returns:
-        the exit code described above.
+        the exit code described above, 0 or 1; with 2 and 130 the process ends, after a sentence on what is wrong.
     """
-    args = make_parser().parse_args(argv)
-    setup_logger(name="mtaclip")
     quiet_codecs()
-    try:
-        return segment_camera(args) if args.input is None else segment_files(args)
-    except KeyboardInterrupt:
-        logger.error("Interrupted; what was written is complete.")
-        return 130
-    except Exception as error:
-        if (sentence := advice(error)) is None:
-            raise
-        logger.error("%s", sentence)
-        return 2
+    return run_program(make_parser(), segment, argv)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -112,6 +99,11 @@ def share(text: str) -> float:
 def camera(text: str) -> int | str:
     """Read the number of a camera, or the address of a stream."""
     return int(text) if text.isdecimal() else text
+
+
+def segment(args: argparse.Namespace) -> int:
+    """Segment what the options name; see `segment_camera` and `segment_files`."""
+    return segment_camera(args) if args.input is None else segment_files(args)
 
 
 def segment_files(args: argparse.Namespace) -> int:
@@ -170,6 +162,8 @@ def load(args: argparse.Namespace) -> tuple[Segmenter, Painter]:
         OSError, ValueError: config, weights, test dataset or options are wrong.
     """
     options = [*args.opts, *args.trailing_opts]
+    if args.vocabulary == "":
+        raise ValueError("--vocabulary names no class.")
     if args.vocabulary is not None:
         options = ["TEST.VOCABULARY", repr(args.vocabulary), *options]  # quoted: a text, whatever it looks like
     cfg = setup_cfg(args.config_file, options)

@@ -3,14 +3,16 @@ r"""Export a model for other programs, and check the file against the model.
     python projects/MTACLIP/export.py --checkpoint output/cityscapes/mtaclip_R50/model_best.pth --format onnx \
         --output mtaclip.onnx
 
-The file takes images of 64 to 4096 pixels each way, or of one size if --height and --width name it, and gives labels
-and class scores. Normalisation and class texts are inside. Whole images in float32 can be exported, nothing else: no
-training, no sliding windows, no test-time augmentation, no half precision.
+The file takes images of 64 to 4096 pixels each way, or of one size if --height and --width name it (a Swin Transformer
+needs that), and gives labels and class scores. Normalisation and class texts are inside. It is only written if its
+scores are those of the model. Whole images in float32 can be exported, nothing else: no training, no sliding windows,
+no test-time augmentation, no half precision.
 """
 
 import argparse
 import logging
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,6 +33,7 @@ from mtaclip.export import (
 from mtaclip.inference.resize import Size
 
 ENDINGS = {"torch": ".pt2", "onnx": ".onnx"}
+_FORMATS = {"torch": (save_program, load_program), "onnx": (save_onnx, load_onnx)}
 _CHECKED = ((256, 512), (512, 1024))
 # What makes PyTorch faster on this machine has no place in a file for others.
 _PLAIN = ["SOLVER.COMPILE", "False", "SOLVER.CHANNELS_LAST", "False"]
@@ -62,10 +65,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the file and compare it with the model.
+    """Write the file, if what it holds agrees with the model.
 
     Raises:
-        ValueError, OSError: options do not fit together, the model cannot be exported, or a file cannot be used.
+        ValueError, OSError: options do not fit together, the model cannot be exported, the file would differ from it,
+            or a file cannot be used.
     """
     size = fixed_size(args)
     if args.output.suffix != ENDINGS[args.format]:
@@ -75,26 +79,27 @@ def run(args: argparse.Namespace) -> None:
     if args.format == "onnx":
         check_installed()
         logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it warns of what it does not simplify
+    save, load = _FORMATS[args.format]
     predictor = load_predictor(args.checkpoint, args.config_file, "cpu", [*_PLAIN, *args.opts])
     program = export_program(predictor, size)
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    if args.format == "onnx":
-        save_onnx(program, predictor, args.output)
-        exported = load_onnx(args.output)
-    else:
-        save_program(program, predictor, args.output)
-        exported = load_program(args.output)
+    with tempfile.TemporaryDirectory(prefix=".", dir=args.output.parent) as folder:
+        draft = Path(folder) / args.output.name
+        save(program, predictor, draft)
+        exported = load(draft)
+        for height, width in _CHECKED if size is None else (size,):
+            agreement = compare(exported, predictor, (height, width))
+            agreement.check((height, width))
+            logger.info(
+                "On %d x %d pixels of noise, class scores differ from the model's by at most %.1e, and %.4f %% of the "
+                "labels are equal",
+                height,
+                width,
+                agreement.difference,
+                100 * agreement.equal,
+            )
+        draft.replace(args.output)
     logger.info("%s has %.1f MB", args.output, args.output.stat().st_size / 1e6)
-    for height, width in _CHECKED if size is None else (size,):
-        agreement = compare(exported, predictor, (height, width))
-        logger.info(
-            "On %d x %d pixels of noise, class scores differ from the model's by at most %.1e, and %.4f %% of the "
-            "labels are equal",
-            height,
-            width,
-            agreement.difference,
-            100 * agreement.equal,
-        )
 
 
 def fixed_size(args: argparse.Namespace) -> Size | None:

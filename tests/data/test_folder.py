@@ -10,7 +10,7 @@ from PIL import Image
 
 from mtaclip.data.build import build_train_loader
 from mtaclip.data.datasets import get_records
-from mtaclip.data.folder import LabelledFolder
+from mtaclip.data.folder import LabelledFolder, load_folder
 from mtaclip.engine import Trainer, setup_cfg
 from mtaclip.visualization import Palette
 
@@ -55,6 +55,27 @@ def test_labels_have_the_sub_folder_and_the_stem_of_their_image(tmp_path):
 def test_images_and_labels_may_share_a_folder(tmp_path, files, suffix, expected):
     touch(tmp_path, *files)
     assert pairs(LabelledFolder(tmp_path, tmp_path, suffix), tmp_path) == expected
+
+
+def test_hidden_folders_are_left_out_and_links_are_followed_once(tmp_path):
+    touch(tmp_path, "images/a.png", "images/.cache/b.png", "elsewhere/c.png", "elsewhere/deep/d.png")
+    (tmp_path / "images" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "loop").symlink_to(tmp_path / "images")
+    (tmp_path / "elsewhere" / "copy").symlink_to("deep")
+    found = pairs(LabelledFolder(tmp_path / "images", tmp_path / "labels"), tmp_path)
+    assert list(found) == ["images/a.png", "images/linked/c.png", "images/linked/deep/d.png"]
+
+
+def test_images_of_one_stem_cannot_share_a_label_map(tmp_path):
+    touch(tmp_path, "images/a.jpg", "images/a.png", "images/b.jpg", "labels/a.png", "labels/b.png")
+    with pytest.raises(ValueError, match=r"labels/a\.png belongs to .*images/a\.jpg and .*images/a\.png: give each"):
+        load_folder(LabelledFolder(tmp_path / "images", tmp_path / "labels"), "train")
+
+
+def test_images_that_all_look_like_label_maps_are_named(tmp_path):
+    touch(tmp_path, "a.png", "b.png")
+    with pytest.raises(FileNotFoundError, match=r"all its 2 images end in '\.png', as label maps do"):
+        LabelledFolder(tmp_path, tmp_path).records()
 
 
 def test_a_config_follows_the_class_names(shapes):

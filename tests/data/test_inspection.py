@@ -88,9 +88,9 @@ def test_an_image_of_two_datasets_is_named_in_the_later_one(write_record):
     assert val.all_problems() == {TWICE: [f"{copy['file_name']} is {original} of train."]}
 
 
-def test_the_same_file_in_two_datasets_is_no_copy(write_record):
-    """One folder for training and validation is the user's decision."""
+def test_a_file_of_two_datasets_is_named_in_the_later_one(write_record):
     record = write_record("a")
-    summaries = [summarise([record], name=name) for name in ("train", "val")]
-    add_duplicates(summaries)
-    assert summaries[1].all_problems() == {}
+    train, val = (summarise([record], name=name) for name in ("train", "val"))
+    add_duplicates([train, val])
+    assert train.all_problems() == {}
+    assert val.all_problems() == {TWICE: [f"{record['file_name']} is also an image of train."]}

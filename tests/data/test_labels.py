@@ -1,5 +1,8 @@
 """Label maps become train ids exactly, and files that cannot be right say so by name."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from cityscapesscripts.helpers.labels import labels as official_labels
@@ -44,6 +47,44 @@ def test_palette_indices_are_labels(tmp_path):
     image.putpalette([9, 9, 9, 200, 0, 0, 0, 200, 0])
     image.save(tmp_path / "p.png")
     assert read_label_map(tmp_path / "p.png", "train_ids", 3).tolist() == [[0, 2, 1]]
+
+
+def chunk(name, data):
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+@pytest.mark.parametrize(
+    ("bits", "packed", "values"),
+    [
+        (1, 0b01100000, [0, 1, 1, 0]),
+        (2, 0b00011011, [0, 1, 2, 3]),
+        (4, 0x3F, [3, 15]),
+        (8, 7, [7]),
+    ],
+)
+def test_grey_pngs_of_few_bits_hold_the_stored_values(tmp_path, bits, packed, values):
+    header = struct.pack(">IIBBBBB", len(values), 1, bits, 0, 0, 0, 0)
+    chunks = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(bytes([0, packed]))), chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    assert read_label_map(tmp_path / "a.png").tolist() == [values]
+
+
+def test_an_image_of_one_bit_holds_0_and_1(tmp_path):
+    image = Image.fromarray(np.uint8([[0, 255, 0]])).convert("1")
+    for name in ("a.png", "a.bmp", "a.tif"):
+        image.save(tmp_path / name)
+        assert read_label_map(tmp_path / name).tolist() == [[0, 1, 0]]
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_palettes_of_few_colours_hold_their_indices(tmp_path, bits):
+    values = list(range(2**bits))
+    image = Image.new("P", (len(values), 1))
+    image.putdata(values)
+    image.putpalette([9 * value for value in values for _ in "rgb"])
+    image.save(tmp_path / "p.png", bits=bits)
+    assert (tmp_path / "p.png").read_bytes()[24] == bits
+    assert read_label_map(tmp_path / "p.png").tolist() == [values]
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,13 @@ def test_folders_give_images_and_videos_and_named_files_are_taken_as_they_are(tm
     assert unmatched == []
 
 
+def test_hidden_folders_are_left_out_and_linked_ones_are_not(tmp_path):
+    touch(tmp_path, "in/x.png", "in/.thumbnails/x.png", "in/._x.png", "elsewhere/y.png")
+    (tmp_path / "in" / "linked").symlink_to(tmp_path / "elsewhere")
+    files, _ = find_files([str(tmp_path / "in")], tmp_path / "out")
+    assert [str(file.relative_to(tmp_path)) for file in files] == ["in/linked/y.png", "in/x.png"]
+
+
 def test_patterns_are_expanded_and_a_file_whose_name_looks_like_one_is_found(tmp_path):
     touch(tmp_path, "x1.png", "x2.png", "y[1].png", "deep/er/x3.png")
     pattern, literal, nothing = (str(tmp_path / name) for name in ("**/x*.png", "y[1].png", "z*.png"))

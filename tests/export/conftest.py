@@ -27,7 +27,7 @@ TINY = [
 
 @pytest.fixture(scope="session")
 def make_predictor(tmp_path_factory, config_path) -> Callable[..., Predictor]:
-    """A function from a method, "mtaclip" or "mask2former", an image tower, "resnet" or "vit", and options."""
+    """A function from a method, "mtaclip" or "mask2former", an image tower, "resnet", "vit" or "swin", and options."""
     folder = tmp_path_factory.mktemp("export")
     vit = {
         "embed_dim": 64,
@@ -35,7 +35,13 @@ def make_predictor(tmp_path_factory, config_path) -> Callable[..., Predictor]:
         "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1},
     }
     (folder / "vit.json").write_text(json.dumps(vit))
-    towers = {"resnet": [], "vit": ["MODEL.CLIP.ARCH", str(folder / "vit.json"), "MODEL.CLIP.VIT_TAPS", "(0, 1, 2, 3)"]}
+    swin = {"EMBED_DIM": 12, "DEPTHS": (1, 1, 1, 1), "HEADS": (1, 2, 3, 4), "WINDOW": 4}
+    towers = {
+        "resnet": [],
+        "vit": ["MODEL.CLIP.ARCH", str(folder / "vit.json"), "MODEL.CLIP.VIT_TAPS", "(0, 1, 2, 3)"],
+        "swin": ["MODEL.BACKBONE.NAME", "build_swin_backbone"]
+        + [text for key, value in swin.items() for text in (f"MODEL.SWIN.{key}", str(value))],
+    }
 
     def make(method: str = "mtaclip", tower: str = "resnet", *opts: str) -> Predictor:
         weights = folder / f"{method}_{tower}.pth"

@@ -54,19 +54,24 @@ def test_the_text_tower_stays_at_home(make_predictor):
     assert names == {"backbone", "pixel_decoder", "decoder", "pixel_mean", "pixel_std", "text"}
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [("TEST.SLIDING_WINDOW.ENABLED", "True"), ("TEST.AUG.ENABLED", "True"), ("SOLVER.COMPILE", "True")],
-)
 def test_other_classes_are_refused(make_predictor):
     predictor = make_predictor("mtaclip", "resnet", "TEST.VOCABULARY", "'road; puddle'", "TEST.CLASSIFIER", "text")
     with pytest.raises(ValueError, match=r"set TEST\.VOCABULARY to ''"):
         export_program(predictor)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("TEST.SLIDING_WINDOW.ENABLED", "True"), ("TEST.AUG.ENABLED", "True"), ("SOLVER.COMPILE", "True")],
+)
 def test_other_inference_is_refused_with_what_to_set(make_predictor, key, value):
     with pytest.raises(ValueError, match=f"set {key} False"):
         export_program(make_predictor("mtaclip", "resnet", key, value))
+
+
+def test_a_swin_transformer_needs_a_size(make_predictor):
+    with pytest.raises(ValueError, match=r"a Swin Transformer is exported for images of one size: name it \(--height"):
+        export_program(make_predictor("mask2former", "swin"))
 
 
 def test_images_of_a_vit_are_of_whole_patches(make_predictor):

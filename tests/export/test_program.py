@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from mtaclip.export import compare, export_program, load_program, plain_program, save_program
+from mtaclip.export import Agreement, compare, export_program, load_program, plain_program, save_program
 
 CLOSE = 5e-5  # of scores up to 5; 1.6e-5 was measured where edges are odd, 5e-7 elsewhere
 
@@ -31,6 +31,13 @@ def test_one_program_takes_batches_and_sizes(predictor, program):
     assert torch.equal(alone[0], labels[2])
 
 
+@pytest.mark.parametrize("difference", [1.1e-3, float("inf"), float("nan")])
+def test_a_program_that_differs_is_refused(difference):
+    Agreement(1e-3, 0.9).check((64, 96))
+    with pytest.raises(ValueError, match="on 64 x 96 pixels of noise, class scores of the file differ"):
+        Agreement(difference, 1.0).check((64, 96))
+
+
 def test_a_program_refuses_images_out_of_its_limits(program):
     run = program.module()
     for shape in ((1, 3, 32, 64), (65, 3, 64, 64)):
@@ -43,12 +50,13 @@ def test_the_file_holds_the_program_with_classes_colours_and_limits(predictor, p
     file = tmp_path / "model.pt2"
     save_program(program, predictor, file)
     assert compare(load_program(file), predictor, (64, 96)).equal == 1.0
-    texts = dict.fromkeys(["classes", "colours", "batches", "edges", "step"], "")
+    texts = dict.fromkeys(["classes", "colours", "batches", "edges", "step", "sizes"], "")
     torch.export.load(file, extra_files=texts)
     facts = {name: json.loads(text) for name, text in texts.items()}
     assert facts["classes"][:2] == ["road", "sidewalk"] and len(facts["classes"]) == 19
     assert facts["colours"][0] == [128, 64, 128]
     assert facts["batches"] == [1, 64] and facts["edges"] == [64, 4096] and facts["step"] == 1
+    assert facts["sizes"] == [128, 256]
 
 
 @pytest.mark.slow
@@ -70,6 +78,14 @@ def test_every_kind_of_model_becomes_a_program(make_predictor, method, tower):
         agreement = compare(run, predictor, size)
         assert agreement.equal == 1.0
         assert agreement.difference < CLOSE
+
+
+@pytest.mark.slow
+def test_a_swin_transformer_becomes_a_program_for_one_size(make_predictor):
+    predictor = make_predictor("mask2former", "swin")
+    agreement = compare(export_program(predictor, (99, 131)).module(), predictor, (99, 131))
+    assert agreement.equal == 1.0
+    assert agreement.difference < CLOSE
 
 
 @pytest.mark.slow

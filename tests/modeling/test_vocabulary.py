@@ -203,6 +203,14 @@ def test_other_prompts_train_and_predict(build, tmp_path, contexts, length, syno
             ["TEST.CLASSIFIER", "text", "TEST.VOCABULARY", "road; a puddle in the rain"],
             "'a puddle in the rain' has 5 tokens, the budget is 3.*TOKEN_LENGTH 7",
         ),
+        (
+            ["TEST.CLASSIFIER", "text", "TEST.VOCABULARY", "road; None"],
+            r"TEST\.VOCABULARY has a class 'none', which is the text of no object",
+        ),
+        (
+            ["TEST.CLASSIFIER", "text", "MODEL.MTACLIP.TEXT.NO_OBJECT", "Sky"],
+            r"MODEL\.MTACLIP\.TEXT\.VOCABULARY has a class 'Sky', which is the text of no object",
+        ),
     ],
 )
 def test_vocabularies_that_a_model_cannot_read_are_refused(build, options, words):

@@ -80,6 +80,7 @@ def test_words_need_no_image(command, tmp_path):
         (["--dataset", "ade20k_150_sem_seg_val"], ["150 classes", "19"]),
         (["--dataset", "city"], ["'city' is not registered"]),
         (["--dataset", "cityscapes_sem_seg_val", "--limit", "0"], ["--limit", "0"]),
+        (["--input", "STREET", "--limit", "1"], ["--limit", "name one by --dataset"]),
     ],
 )
 def test_what_is_wrong_is_one_sentence(command, street, miniature, capsys, arguments, words):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from projects.MTACLIP.app import Models, Opened, make_parser, open_picture, show
+from projects.MTACLIP.app import Models, Opened, main, make_parser, open_picture, show
 
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -129,6 +129,21 @@ def test_a_missing_model_is_named(checkpoint, tmp_path, monkeypatch):
         load_models()
     with pytest.raises(FileNotFoundError, match="--checkpoint: there is no file or folder 'other.pth'"):
         load_models("--checkpoint", checkpoint, "other.pth")
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "-1", "http"])
+def test_a_port_is_a_number_that_ports_have(capsys, port):
+    with pytest.raises(SystemExit, match="2"):
+        main([f"--port={port}"])
+    assert f"--port: {port} is no number from 1 to 65535" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("host", ["nosuch.invalid", "a" * 64 + ".invalid"])
+def test_a_host_that_does_not_exist_is_refused_at_once(capsys, host):
+    pytest.importorskip("gradio", reason="gradio is not installed")
+    with pytest.raises(SystemExit, match="2"):
+        main(["--host", host, "--checkpoint", "none.pth"])
+    assert f"--host: '{host}' is no address" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_without_gradio_one_sentence_says_how_to_get_it(run_script, checkpoint, tmp_path):

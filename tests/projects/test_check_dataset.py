@@ -85,6 +85,30 @@ def test_every_kind_of_problem_is_found(broken, capsys):
     assert out.endswith("9 problem(s) were found.\n")
 
 
+def test_two_splits_of_the_same_files_are_found(shapes, capsys):
+    folders = ["DATASETS.FOLDER.IMAGES", "images/train", "DATASETS.FOLDER.LABELS", "labels/train"]
+    command = ["--config-file", CONFIG, "--workers", "0", "DATASETS.FOLDER.ROOT", str(shapes)]
+    assert main([*command, *folders]) == 1
+    out = capsys.readouterr().out.replace("\\", "")
+    assert "folder_val: images that are in two datasets (24)" in out
+    assert "images/train/0000.jpg is also an image of folder_train." in out
+
+
+def test_a_dataset_that_is_named_twice_is_read_once(miniature, capsys):
+    assert main(["--workers", "0", *["--dataset", "cityscapes_sem_seg_val"] * 2]) == 0
+    assert sum(row[0] == r"cityscapes\_sem\_seg\_val" for row in rows(capsys.readouterr().out)) == 1
+
+
+def test_images_that_share_a_label_map_are_a_problem(shapes, tmp_path, capsys):
+    shutil.copytree(shapes, tmp_path, dirs_exist_ok=True)
+    image = tmp_path / "images" / "train" / "0000.jpg"
+    Image.open(image).save(image.with_suffix(".png"))
+    assert check(tmp_path) == 1
+    out = capsys.readouterr().out.replace("\\", "")
+    assert "folder_train: label maps of several images (1)" in out
+    assert f"labels/train/0000.png of {image}, {image.with_suffix('.png')}" in out
+
+
 def test_long_lists_are_cut(shapes, tmp_path, capsys):
     shutil.copytree(shapes / "images", tmp_path / "images")
     shutil.copy(shapes / "classes.txt", tmp_path)
@@ -144,6 +168,9 @@ def test_a_missing_registered_dataset_is_a_problem(tmp_path, monkeypatch, capsys
         (["--images", "x"], "give all three or none"),
         (["--dataset", "mine"], "'mine' is not registered"),
         (["--dataset", "cityscapes_sem_seg_val", "--workers", "-1"], "--workers must be 0 or more"),
+        (["--dataset", "cityscapes_sem_seg_val", "--html", "x.md"], r"--html: the file must end in \.html, got x\.md"),
+        (["--dataset", "cityscapes_sem_seg_val", "--picture", "x.jpg"], r"--picture: the file must end in \.png"),
+        (["--dataset", "cityscapes_fine_panoptic_val"], "'cityscapes_fine_panoptic_val' cannot be listed"),
         (["--dataset", "cityscapes_sem_seg_val", "DATASETS.FOLDER.ROOT", "x"], "need a --config-file"),
         (["--config-file", CONFIG], r"DATASETS\.FOLDER\.ROOT is empty"),
         (["--config-file", CONFIG, "DATASETS.FOLDER.ROOT", "nowhere"], "nowhere/classes.txt does not exist"),
@@ -159,6 +186,17 @@ def test_wrong_options_end_in_a_sentence(miniature, capsys, arguments, message):
     assert captured.out == ""
     (line,) = captured.err.splitlines()
     assert re.search(message, line), line
+
+
+@pytest.mark.parametrize("name", ["0000.png", "new.png"])
+def test_a_picture_does_not_become_a_file_of_the_dataset(shapes, tmp_path, capsys, name):
+    shutil.copytree(shapes, tmp_path, dirs_exist_ok=True)
+    labels = tmp_path / "labels" / "train"
+    before = {file: file.read_bytes() for file in labels.iterdir()}
+    with pytest.raises(SystemExit, match="2"):
+        check(tmp_path, "--picture", labels / name)
+    assert f"--picture: {labels} holds files of the dataset" in capsys.readouterr().err
+    assert {file: file.read_bytes() for file in labels.iterdir()} == before
 
 
 def test_a_class_file_with_duplicates_is_one_line(shapes, tmp_path, capsys):

@@ -40,6 +40,19 @@ def test_the_file_is_written_and_compared_with_the_model(run_script, checkpoint,
     assert file.stat().st_size > 1e5
     assert "On 64 x 96 pixels of noise, class scores differ" in done.stdout + done.stderr
     assert "100.0000 % of the labels are equal" in done.stdout + done.stderr
+    assert list(file.parent.iterdir()) == [file]
+
+
+@pytest.mark.slow
+def test_a_file_that_is_not_its_model_is_not_written(checkpoint, tmp_path, capsys):
+    """With TEST.QUERY_EPS 1 the model leaves out queries that the file has."""
+    (tmp_path / "model.pt2").write_bytes(b"an older one")
+    arguments = ["--format", "torch", "--output", str(tmp_path / "model.pt2"), "--height", "64", "--width", "96"]
+    with pytest.raises(SystemExit, match="2"):
+        main(["--checkpoint", str(checkpoint), *arguments, "--opts", "TEST.QUERY_EPS", "1.0"])
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "nothing was written: on 64 x 96 pixels of noise" in last and "more than 1e-03" in last
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"an older one"]
 
 
 @pytest.mark.parametrize(

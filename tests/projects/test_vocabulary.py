@@ -100,17 +100,19 @@ def test_classes_nobody_trained_are_told_apart_and_drawn(ids, tmp_path):
     [
         (["--vocabulary", "road; tram"], [], "set TEST.CLASSIFIER to 'text'"),
         (["--vocabulary", "road;; tram"], TEXT, "TEST.VOCABULARY, name 2 is empty"),
+        (["--vocabulary", ""], TEXT, "--vocabulary names no class"),
         (["--vocabulary", "3"], TEXT, "TEST.VOCABULARY is '3', which is neither"),
         (["--vocabulary", "road; a puddle in the rain"], TEXT, "'a puddle in the rain' has 5 tokens"),
         (["--vocabulary", "road; tram", "--classes", "car"], TEXT, "the classes are: road, tram"),
         (["--vocabulary", "road; tram"], ["MODEL.MTACLIP.TEXT.ENABLED", "False"], "take a model with a text side"),
     ],
 )
-def test_what_is_wrong_is_one_sentence(checkpoint, config_path, log, tmp_path, arguments, opts, message):
+def test_what_is_wrong_is_one_sentence(checkpoint, config_path, capsys, tmp_path, arguments, opts, message):
     command = ["--config-file", str(config_path("miniature/mtaclip_tiny.yaml")), *arguments]
     command += ["--input", str(checkpoint.parent / "street.png"), "--output", str(tmp_path / "out")]
-    assert demo.main([*command, "--opts", "MODEL.WEIGHTS", str(checkpoint), *opts]) == 2
-    assert len(log) == 1 and message in log[0] and "\n" not in log[0]
+    with pytest.raises(SystemExit, match="2"):
+        demo.main([*command, "--opts", "MODEL.WEIGHTS", str(checkpoint), *opts])
+    assert message in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_the_alignment_is_that_of_the_classes(checkpoint, street):

@@ -55,6 +55,13 @@ def test_classes_are_found_by_name_whatever_the_case():
     assert palette.train_ids(["car", "Traffic Light"]) == (2, 1)
 
 
+def test_commas_separate_names_but_in_a_name_of_a_class():
+    palette = Palette(("road", "bus, tram", "tram"), np.eye(3, dtype=np.uint8))
+    assert palette.find(" Bus, tram ") == (1,)
+    assert palette.find("tram, road") == (2, 0)
+    assert palette.find(" , ") is None
+
+
 def test_an_unknown_class_is_answered_with_similar_ones():
     palette = Palette(("road", "traffic light", "traffic sign", "car"), np.zeros((4, 3), dtype=np.uint8))
     with pytest.raises(ValueError, match=r"no class 'raod'; close are: road\.$"):
