@@ -74,12 +74,13 @@ def _files_at(path: Path, output: Path) -> list[Path]:
     """The file itself, or the visible images and videos in and below a folder."""
     if not path.is_dir():
         return [path]
-    if path.resolve() == output.resolve():
+    results = output.resolve()
+    if path.resolve() == results:
         raise ValueError(f"--output: {output} is an input folder, too; choose another one for the pictures.")
-    results_inside = path.resolve() in output.resolve().parents
+    among_results = results in path.resolve().parents  # named as such
     return [
         file
         for file in visible_files(path)
         if file.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES
-        and not (results_inside and output.resolve() in file.resolve().parents)
+        and (among_results or results not in file.resolve().parents)
     ]

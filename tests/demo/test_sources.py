@@ -45,6 +45,13 @@ def test_results_inside_an_input_folder_are_left_out(tmp_path):
         find_files([str(tmp_path / "out")], tmp_path / "out")
 
 
+def test_results_that_a_link_leads_to_are_left_out_unless_they_are_named(tmp_path):
+    touch(tmp_path, "in/x.png", "out/earlier/y.png")
+    (tmp_path / "in" / "linked").symlink_to(tmp_path / "out")
+    assert [file.name for file in find_files([str(tmp_path / "in")], tmp_path / "out")[0]] == ["x.png"]
+    assert [file.name for file in find_files([str(tmp_path / "out" / "earlier")], tmp_path / "out")[0]] == ["y.png"]
+
+
 def test_results_that_a_pattern_leads_to_are_left_out(tmp_path):
     touch(tmp_path, "shots/x.png", "shots/out/x_overlay.png", "shots/out/clip_ids/000000.png", "shots/more/y.png")
     for pattern in ("shots/*", "shots/**", "shots/**/*.png", "s*s/*"):
