@@ -6,7 +6,7 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from mtaclip.config import add_mtaclip_config
-from mtaclip.publishing.files import first_line
+from mtaclip.problems import first_line
 
 # What libraries raise for a text that is no config, or one with other keys or types of values.
 REFUSALS = (yaml.YAMLError, AttributeError, KeyError, AssertionError, TypeError, ValueError, RecursionError)

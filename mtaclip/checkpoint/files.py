@@ -25,6 +25,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from mtaclip.problems import first_line
+
 _logger = logging.getLogger("mtaclip.checkpoint")
 _ZIP = b"PK\x03\x04"
 _PICKLE = b"\x80"
@@ -182,11 +184,7 @@ def _what_else(path: Path) -> str:
 
 
 def _damaged(path: str | Path, error: Exception) -> ValueError:
-    return ValueError(f"{path}: not a checkpoint that can be read, it is damaged or incomplete ({_first_line(error)}).")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".: ")
+    return ValueError(f"{path}: not a checkpoint that can be read, it is damaged or incomplete ({first_line(error)}).")
 
 
 def _read_torch(path: Path, allow_pickle: bool, *, plain: bool = False) -> Any:

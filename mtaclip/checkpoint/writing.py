@@ -15,6 +15,7 @@ from mtaclip.data.vocabulary import split_texts
 from mtaclip.engine.setup import check_cfg, setup_cfg
 from mtaclip.merging import default_config, merge_options
 from mtaclip.modeling.build import build_model
+from mtaclip.problems import is_out_of_memory
 
 _VOCABULARY = "MODEL.MTACLIP.TEXT.VOCABULARY"
 
@@ -99,6 +100,8 @@ def _build(cfg: CfgNode, source: str | Path) -> nn.Module:
     try:
         return build_model(on_cpu)
     except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
         raise ValueError(
             f"{source}: its model cannot be built ({' '.join(str(error).split()).rstrip('.')})."
         ) from error

@@ -7,16 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
-import torch
 from detectron2.utils.logger import setup_logger
 
-_OUT_OF_MEMORY = (
-    "the memory does not suffice; let the model see less at once: a smaller INPUT.MIN_SIZE_TEST, or "
-    "TEST.SLIDING_WINDOW.ENABLED True; on a GPU also TEST.SCORES_DEVICE cpu."
-)
-# Of PyTorch on a CPU, of CUDA, and of OpenCV.
-_OUT_OF_MEMORY_PHRASES = ("can't allocate memory", "bad_alloc", "out of memory", "Insufficient memory")
+from mtaclip.problems import advice
 
 logger = logging.getLogger(__name__)
 
@@ -42,23 +35,6 @@ def attempt(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
             return Problem(sentence)
 
     return attempted
-
-
-def advice(error: Exception) -> str | None:
-    """What to tell a user: an OSError's or ValueError's own sentence, and what to do where memory runs out.
-
-    Args:
-        error: of any kind.
-
-    Returns:
-        a sentence; None if the user can do nothing about it.
-    """
-    foreign = isinstance(error, RuntimeError | cv2.error)
-    if foreign and any(phrase in str(error) for phrase in _OUT_OF_MEMORY_PHRASES):
-        return _OUT_OF_MEMORY
-    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
-        return _OUT_OF_MEMORY
-    return str(error) if isinstance(error, OSError | ValueError) else None
 
 
 def report_problem(file: Path, result: object) -> bool:

@@ -20,7 +20,6 @@ from mtaclip.checkpoint.deduction import check_sizes
 from mtaclip.checkpoint.loading import check_complete, load_state, read_checkpoint
 from mtaclip.data.labels import read_image
 from mtaclip.data.mapper import inference_augmentations
-from mtaclip.demo.problems import advice
 from mtaclip.evaluation.comparison import read_scores
 from mtaclip.evaluation.fingerprint import digest_of_weights
 from mtaclip.inference.augmentation import build_inference
@@ -28,8 +27,9 @@ from mtaclip.inference.canvas import INVALID
 from mtaclip.merging import default_config, merge_options, merge_text
 from mtaclip.modeling.build import build_model
 from mtaclip.modeling.performance import autocast, speed_up
+from mtaclip.problems import first_line, is_out_of_memory
 from mtaclip.publishing.card import model_card
-from mtaclip.publishing.files import CARD, CLASSES, first_line
+from mtaclip.publishing.files import CARD, CLASSES
 from mtaclip.publishing.folder import (
     check_target,
     classes_file,
@@ -156,7 +156,7 @@ class Predictor:
             check_sizes(cfg, checkpoint["model"])
             predictor._build(cfg, checkpoint)
         except _NONSENSE as error:
-            if advice(error) is not None:  # the memory does not suffice
+            if is_out_of_memory(error):
                 raise
             raise ValueError(
                 f"{source}: its config describes no model that can be built ({first_line(error)})."

@@ -30,9 +30,3 @@ def read_text(file: Path) -> str:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{file}: not UTF-8 text ({error.reason}).") from error
-
-
-def first_line(error: Exception) -> str:
-    """What an error says first, without a full stop."""
-    said = error.args[0] if isinstance(error, KeyError) and error.args else error
-    return (str(said).strip().splitlines() or [type(error).__name__])[0].rstrip(".: ")

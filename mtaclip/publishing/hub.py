@@ -5,7 +5,8 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
 
-from mtaclip.publishing.files import ALL, first_line
+from mtaclip.problems import first_line
+from mtaclip.publishing.files import ALL
 
 _ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _PATIENCE = 10.0  # seconds until the hub must answer

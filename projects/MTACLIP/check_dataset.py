@@ -36,7 +36,7 @@ from mtaclip.demo.progress import progress
 from mtaclip.engine import setup_cfg
 from mtaclip.evaluation.dataset_report import dataset_markdown, dataset_page
 from mtaclip.evaluation.report import write_file
-from mtaclip.publishing.files import first_line
+from mtaclip.problems import first_line
 from mtaclip.visualization import Palette, Segmented
 from mtaclip.visualization.contact_sheet import draw_contact_sheet
 from mtaclip.visualization.save import save_picture

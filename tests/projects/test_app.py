@@ -148,7 +148,7 @@ def test_a_host_that_does_not_exist_is_refused_at_once(capsys, host):
 
 def test_without_gradio_one_sentence_says_how_to_get_it(run_script, checkpoint, tmp_path):
     (tmp_path / "gradio.py").write_text("raise ModuleNotFoundError")
-    result = run_script("projects/MTACLIP/app.py", "--checkpoint", checkpoint, PYTHONPATH=str(tmp_path))
+    result = run_script("projects/MTACLIP/app.py", "--checkpoint", checkpoint, PYTHONPATH=f"{tmp_path}:{ROOT}")
     assert result.returncode == 2 and "Traceback" not in result.stderr
     assert (
         result.stderr.strip()

@@ -1,0 +1,37 @@
+"""What goes wrong, in one sentence for whoever can mend it."""
+
+import cv2
+
+_OUT_OF_MEMORY = (
+    "the memory does not suffice; let the model see less at once: a smaller INPUT.MIN_SIZE_TEST, or "
+    "TEST.SLIDING_WINDOW.ENABLED True; on a GPU also TEST.SCORES_DEVICE cpu."
+)
+# Of PyTorch on a CPU, of CUDA, and of OpenCV.
+_OUT_OF_MEMORY_PHRASES = ("can't allocate memory", "bad_alloc", "out of memory", "Insufficient memory")
+
+
+def first_line(error: Exception) -> str:
+    """What an error says first, without a full stop."""
+    said = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return (str(said).strip().splitlines() or [type(error).__name__])[0].rstrip(".: ")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether PyTorch, CUDA, OpenCV or Python did not get the memory that it asked for."""
+    if isinstance(error, RuntimeError | cv2.error):
+        return any(phrase in str(error) for phrase in _OUT_OF_MEMORY_PHRASES)
+    return isinstance(error, MemoryError)
+
+
+def advice(error: Exception) -> str | None:
+    """What to tell a user: an OSError's or ValueError's own sentence, and what to do where memory runs out.
+
+    Args:
+        error: of any kind.
+
+    Returns:
+        a sentence; None if the user can do nothing about it.
+    """
+    if is_out_of_memory(error):
+        return _OUT_OF_MEMORY
+    return str(error) if isinstance(error, OSError | ValueError) else None
