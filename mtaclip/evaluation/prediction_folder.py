@@ -94,9 +94,9 @@ class PredictionFolder:
         if not file.is_file():
             return None
         try:
+            labels = read_label_map(file, self.format, self.num_classes)
             with Image.open(file) as image:
                 image.verify()
-            labels = read_label_map(file, self.format, self.num_classes)
         except (OSError, SyntaxError, ValueError) as error:
             logger.warning("%s: computed anew, since it is damaged (%s).", file, error)
             return None
