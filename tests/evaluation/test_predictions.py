@@ -259,7 +259,7 @@ def test_a_damaged_file_is_computed_anew(evaluate, said, tmp_path, damage):
     assert f"{file}: computed anew" in said()
 
 
-@pytest.mark.parametrize("content", [None, b"{", b"[]"])
+@pytest.mark.parametrize("content", [None, b"{", b"[]", b"[" * 200_000])
 def test_without_its_manifest_a_folder_is_not_trusted(evaluate, said, tmp_path, content):
     evaluate(Brightness())
     manifest = tmp_path / "out" / "predictions" / VAL / "predictions.json"
