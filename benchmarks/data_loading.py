@@ -226,7 +226,7 @@ def main() -> int:
     torch.set_num_threads(1)
     cfg = get_cfg()
     add_mtaclip_config(cfg)
-    cfg.merge_from_file(str(ROOT / CONFIG))
+    cfg.merge_from_file(str(ROOT / CONFIG), allow_unsafe=False)
     mapper = SemanticMapper(cfg, True)
     with tempfile.TemporaryDirectory() as folder:
         records = draw(Path(folder), args.images, tuple(args.size))

@@ -377,6 +377,15 @@ def test_documented_make_targets_exist(file):
             assert set(targets) <= make_targets(), " ".join(command)
 
 
+@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "SECURITY.md"])
+def test_named_files_and_tests_exist(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    files = re.findall(r"`([\w./-]+/[\w.-]*)`", text)
+    assert len(files) > 10 and [file for file in files if not (ROOT / file).exists()] == []
+    tests = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "tests").rglob("test_*.py"))
+    assert [test for test in re.findall(r"`(test_\w+)`", text) if f"def {test}(" not in tests] == []
+
+
 def test_documented_commands_are_found(tmp_path):
     page = tmp_path / "page.md"
     lines = [

@@ -94,9 +94,9 @@ class PredictionFolder:
         if not file.is_file():
             return None
         try:
+            labels = read_label_map(file, self.format, self.num_classes)
             with Image.open(file) as image:
                 image.verify()
-            labels = read_label_map(file, self.format, self.num_classes)
         except (OSError, SyntaxError, ValueError) as error:
             logger.warning("%s: computed anew, since it is damaged (%s).", file, error)
             return None
@@ -207,7 +207,7 @@ def _read_manifest(file: Path) -> dict[str, str] | None:
     """Its content; None if it is missing or damaged."""
     try:
         content = json.loads(file.read_bytes())
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
 

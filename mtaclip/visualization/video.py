@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 _USUAL_FRAME_RATE = 25.0  # of a source that does not say its own
 _HIGHEST_FRAME_RATE = 1000.0
-_PROBE_SECONDS = 30  # for another process to open a window
+# Opens a window, and imports nothing from the working directory, whose files may be anybody's.
+_PROBE = "import sys; sys.path = [p for p in sys.path if p]; import cv2; cv2.namedWindow('t'); cv2.destroyAllWindows()"
+_PROBE_SECONDS = 30
 _CODECS = ((".mp4", "mp4v"), (".avi", "MJPG"))  # the first that this OpenCV can write is used
 _END_KEYS = (27, ord("q"))  # Esc
 _SILENT = "-8"  # FFmpeg's level that says nothing
@@ -190,7 +192,7 @@ def can_show_windows() -> bool:
     """
     if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         return False
-    command = [sys.executable, "-c", "import cv2; cv2.namedWindow('test'); cv2.destroyAllWindows()"]
+    command = [sys.executable, "-c", _PROBE]
     try:
         return subprocess.run(command, capture_output=True, timeout=_PROBE_SECONDS).returncode == 0
     except subprocess.TimeoutExpired:

@@ -4,6 +4,7 @@ import logging
 import shutil
 import subprocess
 from pathlib import Path
+from zlib import crc32
 
 import cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling as official
 import numpy as np
@@ -228,16 +229,24 @@ def flip_a_bit(file: Path) -> None:
     file.write_bytes(content)
 
 
+def claim_to_be_huge(file: Path) -> None:
+    """Let the header of a PNG say 100000 x 100000 pixels, with the checksum that belongs to it."""
+    content = file.read_bytes()
+    header = b"IHDR" + (100_000).to_bytes(4, "big") * 2 + content[24:29]
+    file.write_bytes(content[:12] + header + crc32(header).to_bytes(4, "big") + content[33:])
+
+
 @pytest.mark.parametrize(
     "damage",
     [
         flip_a_bit,
+        claim_to_be_huge,
         lambda file: file.write_bytes(file.read_bytes()[:-40]),
         lambda file: file.write_bytes(b""),
         lambda file: Image.fromarray(np.full((3, 3), 7, np.uint8)).save(file),
         lambda file: Image.fromarray(np.zeros((64, 128), np.uint8)).save(file),
     ],
-    ids=["flipped", "cut off", "empty", "other size", "no class"],
+    ids=["flipped", "huge", "cut off", "empty", "other size", "no class"],
 )
 def test_a_damaged_file_is_computed_anew(evaluate, said, tmp_path, damage):
     evaluate(Brightness())
@@ -250,7 +259,7 @@ def test_a_damaged_file_is_computed_anew(evaluate, said, tmp_path, damage):
     assert f"{file}: computed anew" in said()
 
 
-@pytest.mark.parametrize("content", [None, b"{", b"[]"])
+@pytest.mark.parametrize("content", [None, b"{", b"[]", b"[" * 200_000])
 def test_without_its_manifest_a_folder_is_not_trusted(evaluate, said, tmp_path, content):
     evaluate(Brightness())
     manifest = tmp_path / "out" / "predictions" / VAL / "predictions.json"

@@ -31,6 +31,23 @@ def test_other_activation_than_the_weights_is_refused():
         build_clip("RN50", "openai")
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "this is not JSON"),
+        ("[" * 200_000, "this is not JSON"),
+        ("[1]", "holds a list"),
+        ('{"embed_dim": 8, "vision_cfg": 1, "text_cfg": {}}', "MODEL.CLIP.ARCH.* it has no vision_cfg"),
+        ('{"vision_cfg": {}}', "MODEL.CLIP.ARCH.* it has no embed_dim and no text_cfg"),
+    ],
+)
+def test_files_that_are_no_model_configs_are_named(tmp_path, content, words):
+    (tmp_path / "odd.json").write_text(content)
+    with pytest.raises(ValueError, match=words) as error:
+        build_clip(str(tmp_path / "odd.json"))
+    assert "odd.json" in str(error.value)
+
+
 @pytest.mark.parametrize("size", [(64, 96), (70, 101)])
 def test_resnet_strides(size):
     backbone = CLIPResNet(build_clip("mtaclip-tiny").visual).eval()

@@ -69,14 +69,16 @@ def test_runs_of_one_name_are_told_apart_by_their_path(tmp_path, capsys):
         (lambda folder: write_scores(folder, {}, names=("road", "sea")), r"different classes \('<sky>'"),
         (lambda folder: write_scores(folder, {}).write_text('{"a'), r"scores_val\.json: damaged"),
         (lambda folder: write_scores(folder, {}).write_bytes(b"\xff"), r"scores_val\.json: damaged"),
+        (lambda folder: write_scores(folder, {}).write_text("[" * 200_000), r"scores_val\.json: damaged"),
         (lambda folder: write_scores(folder, {}).write_text("[1]"), r"scores_val\.json: this is not a file of scores"),
         (lambda folder: write_scores(folder, {"mIoU": "much"}), r"scores_val\.json: this is not a file of scores"),
+        (lambda folder: write_scores(folder, {"mIoU": 10**400}), r"scores_val\.json: this is not a file of scores"),
         (
             lambda folder: [write_scores(folder, {}, dataset=name) for name in ("val", "test")],
             r"several datasets \(test, val\); choose one with --dataset",
         ),
     ],
-    ids=["missing", "empty", "classes", "truncated", "binary", "list", "text", "several"],
+    ids=["missing", "empty", "classes", "truncated", "binary", "nested", "list", "text", "huge", "several"],
 )
 def test_a_wrong_input_ends_in_a_sentence(tmp_path, capsys, damage, message):
     write_scores(tmp_path / "first", {"mIoU": 50.0})

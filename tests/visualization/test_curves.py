@@ -42,6 +42,7 @@ def test_the_metrics_alone_become_a_picture(tmp_path, capsys):
     [
         ("", "no scalars"),
         ("nonsense\n{}\n", "line 1 is not JSON"),
+        ("[" * 200_000 + "\n{}\n", "line 1 is not JSON"),
         ("[1]\n", "line 1 is not what a run writes"),
         ('{"loss_ce": "low", "iteration": 1}\n', "line 1 is not what a run writes"),
         ('{"loss_ce": 1.0}\n', "line 1 has no iteration"),

@@ -117,6 +117,14 @@ def test_without_a_display_there_are_no_windows(monkeypatch):
     assert not can_show_windows()
 
 
+def test_a_file_of_the_working_directory_is_no_opencv(monkeypatch, tmp_path):
+    (tmp_path / "cv2.py").write_text("open('ran', 'w').close()\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DISPLAY", ":987")
+    can_show_windows()
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_film_has_videos_ids_and_one_legend_for_all_frames(tmp_path):
     labels = np.arange(3, dtype=np.uint8).repeat(32)[None].repeat(64, axis=0)
     certain = np.ones(SIZE, dtype=np.float32)
