@@ -1,7 +1,5 @@
 """What happens to files: they are cut off, bits flip, parts get lost or doubled, and other files are mixed in."""
 
-import itertools
-
 from hypothesis import strategies as st
 
 

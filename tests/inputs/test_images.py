@@ -6,11 +6,11 @@ import struct
 import subprocess
 import sys
 import zlib
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -22,7 +22,7 @@ MODES = ("1", "L", "P", "RGB", "RGBA", "LA", "CMYK", "I", "I;16", "F")
 SIZES = st.sampled_from(((1, 1), (1, 9), (9, 1), (7, 5), (64, 48)))
 
 
-@lru_cache(maxsize=None)
+@cache
 def encoded(kind: str, mode: str, size: tuple[int, int], orientation: int, frames: int) -> bytes | None:
     """An image as a file; None where a format has no such images."""
     pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)

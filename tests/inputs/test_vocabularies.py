@@ -1,9 +1,7 @@
 """Class files, and class names in a config: classes that differ, or one sentence."""
 
-import re
-
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mtaclip.data.vocabulary import (
@@ -15,7 +13,9 @@ from mtaclip.data.vocabulary import (
     split_texts,
 )
 
-WORDS = st.text(st.sampled_from(" ;#\n\r\t\x00\x0b\x1c\x85\u2028\ufeffaAbß\u0130\ud800"), max_size=20) | st.text(max_size=20)
+WORDS = st.text(st.sampled_from(" ;#\n\r\t\x00\x0b\x1c\x85\u2028\ufeffaAbß\u0130\ud800"), max_size=20) | st.text(
+    max_size=20
+)
 CONTENTS = st.binary(max_size=60) | WORDS.map(lambda text: text.encode("utf-8", "surrogatepass"))
 
 
@@ -31,7 +31,7 @@ def check_sentence(error):
     message.encode("utf-8")
 
 
-@given(content=CONTENTS, num_classes=st.integers(0, 4))
+@given(content=CONTENTS, num_classes=st.integers(1, 4))
 def test_a_class_file_is_classes_or_a_sentence(write, content, num_classes):
     path = write(content, "classes.txt")
     try:
@@ -50,6 +50,7 @@ def test_a_class_file_is_classes_or_a_sentence(write, content, num_classes):
     check_sentence(failure.value)
 
 
+@example(value="\x1b[2J")
 @given(value=WORDS | st.sampled_from(known_vocabularies()))
 def test_a_test_vocabulary_is_classes_or_a_sentence(value):
     try:
@@ -61,6 +62,7 @@ def test_a_test_vocabulary_is_classes_or_a_sentence(value):
         check_classes(classes or [])
 
 
+@example(rows=["\ud800", "\ud800"])
 @given(rows=st.lists(WORDS, max_size=5))
 def test_class_names_are_classes_or_a_sentence(rows):
     try:
