@@ -169,7 +169,7 @@ def _read(name_or_path: str | Path, key: str) -> tuple[str, bytes]:
     if not os.path.isfile(name_or_path):
         names = ", or class names with semicolons between them" if key == _TESTED else ""
         raise ValueError(
-            f"{key} is {str(name_or_path)!r}, which is neither a known vocabulary ({', '.join(known)}) nor the path of a "
-            f"text file with one class text per line{names}."
+            f"{key} is {str(name_or_path)!r}, which is neither a known vocabulary ({', '.join(known)}) nor the path of "
+            f"a text file with one class text per line{names}."
         )
     return str(name_or_path), Path(name_or_path).read_bytes()

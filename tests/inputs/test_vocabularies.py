@@ -1,7 +1,7 @@
 """Class files, and class names in a config: classes that differ, or one sentence."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mtaclip.data.vocabulary import (

@@ -1,0 +1,8 @@
+"""What an error says to a user."""
+
+
+def check_sentence(error: Exception) -> None:
+    """One sentence, that any terminal can show."""
+    message = str(error)
+    assert message.strip() and len(message.splitlines()) == 1 and "\0" not in message, repr(message)
+    assert len(message) < 2000
