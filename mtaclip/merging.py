@@ -51,7 +51,7 @@ def merge_file(cfg: CfgNode, file: str | Path) -> None:
     try:
         _ModestFile.load_yaml_with_base(str(file))
         cfg.merge_from_file(str(file), allow_unsafe=False)
-        _check_kinds(cfg, default_config())
+        _check_values(cfg)
     except REFUSALS as error:
         raise refusal(file, error) from error
 
@@ -69,7 +69,7 @@ def merge_text(cfg: CfgNode, text: str, source: str) -> None:
     """
     try:
         cfg.merge_from_other_cfg(CfgNode.load_cfg(text))
-        _check_kinds(cfg, default_config())
+        _check_values(cfg)
     except REFUSALS as error:
         raise refusal(source, error) from error
 
@@ -89,13 +89,27 @@ def merge_options(cfg: CfgNode, opts: Sequence[str], source: str = "The command 
         raise ValueError(f"{source}: options come in pairs of key and value, the last one, {opts[-1]!r}, has no value.")
     try:
         cfg.merge_from_list(list(opts))
-        _check_kinds(cfg, default_config())
+        _check_values(cfg)
     except REFUSALS as error:
         raise refusal(source, error) from error
 
 
+def _check_values(cfg: CfgNode) -> None:
+    """Refuse what yacs lets pass and the checks of the program could not read."""
+    _check_kinds(cfg, default_config())
+    lists = {
+        "DATASETS.TRAIN": cfg.DATASETS.TRAIN,
+        "DATASETS.TEST": cfg.DATASETS.TEST,
+        "MODEL.WEIGHTS_REINIT": cfg.MODEL.WEIGHTS_REINIT,
+    }
+    for key, names in lists.items():
+        other = [name for name in names if not isinstance(name, str)]
+        if other:
+            raise ValueError(f"{key}: {other[0]!r} is no name; put names in quotes, with commas between them")
+
+
 def _check_kinds(cfg: CfgNode, default: CfgNode, prefix: str = "") -> None:
-    """Refuse what yacs lets pass: nothing in the place of a value, and a section without its keys."""
+    """Refuse nothing in the place of a value, and a section without its keys."""
     for key, value in default.items():
         if key not in cfg:
             raise ValueError(f"{prefix}{key} is missing: set the keys of a section, not the section")

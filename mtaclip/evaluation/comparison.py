@@ -87,7 +87,7 @@ def read_scores(file: Path) -> Evaluation:
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file}: damaged, this is not JSON ({error}); evaluate the run again.") from error
     try:
         scores = {
@@ -96,7 +96,7 @@ def read_scores(file: Path) -> Evaluation:
         names = tuple(str(name) for name in content["class_names"])
         weights = content.get("weights")
         return Evaluation(file, str(content["dataset"]), int(content["num_images"]), scores, names, weights)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise ValueError(f"{file}: this is not a file of scores; name one that an evaluation wrote.") from error
 
 

@@ -207,7 +207,7 @@ def _read_manifest(file: Path) -> dict[str, str] | None:
     """Its content; None if it is missing or damaged."""
     try:
         content = json.loads(file.read_bytes())
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
 

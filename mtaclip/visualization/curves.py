@@ -6,6 +6,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from mtaclip.problems import first_line
+
 
 def read_metrics(path: str | Path) -> dict[str, tuple[list[int], list[float]]]:
     """Scalars over iterations.
@@ -27,10 +29,10 @@ def read_metrics(path: str | Path) -> dict[str, tuple[list[int], list[float]]]:
     for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             if number == len(lines):
                 break
-            raise ValueError(f"{path}, line {number} is not JSON ({error.msg}).") from error
+            raise ValueError(f"{path}, line {number} is not JSON ({first_line(error)}).") from error
         if not isinstance(record, dict) or not all(isinstance(value, int | float) for value in record.values()):
             raise ValueError(f"{path}, line {number} is not what a run writes: numbers by their names.")
         if "iteration" not in record:

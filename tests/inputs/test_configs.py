@@ -28,6 +28,16 @@ def flat(node: CfgNode, prefix: str = "") -> dict[str, object]:
 
 
 DEFAULTS = flat(default_config())
+CALLED_FOR = (
+    "DATASETS.T",
+    "DATASETS.FOLDER",
+    "MODEL.WEIGHTS_REINIT",
+    "SOLVER",
+    "MODEL.META",
+    "MODEL.BACKBONE.NAME",
+    "MODEL.SEM_SEG_HEAD",
+    "MODEL.DEVICE",
+)
 CHECKED = [key for key in DEFAULTS if key.startswith(("DATASETS", "MODEL", "SOLVER", "TEST"))]
 KEYS = st.sampled_from(sorted(CHECKED)) | st.sampled_from(sorted(DEFAULTS)) | st.text("A._0 ", max_size=6)
 SCALARS = (
@@ -42,15 +52,19 @@ SCALARS = (
 )
 VALUES = st.recursive(
     SCALARS,
-    lambda values: st.lists(values, max_size=3)
-    | st.dictionaries(st.text(max_size=4) | st.integers() | st.none(), values, max_size=3),
+    lambda values: (
+        st.lists(values, max_size=3)
+        | st.dictionaries(st.text(max_size=4) | st.integers() | st.none(), values, max_size=3)
+    ),
     max_leaves=6,
 )
 OPTIONS = st.lists(
     KEYS
     | VALUES.map(str)
     | st.text(max_size=8)
-    | st.sampled_from(("((" * 200, "-" * 5000 + "1", "[" * 3000, "1" * 5000, "{}", "None", "\0", "(1,", "'a'", "_BASE_")),
+    | st.sampled_from(
+        ("((" * 200, "-" * 5000 + "1", "[" * 3000, "1" * 5000, "{}", "None", "\0", "(1,", "'a'", "_BASE_")
+    ),
     max_size=4,
 )
 
@@ -76,7 +90,9 @@ def shipped() -> list[bytes]:
     return [path.read_bytes() for path in sorted(CONFIGS.rglob("*.yaml"))]
 
 
-BOMB = "A: &a [x, x]\n" + "".join(f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdefghi", "bcdefghij"))
+BOMB = "A: &a [x, x]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdefghi", "bcdefghij")
+)
 SECTIONS = "A: &a {x: 1}\n" + "".join(
     f"{new}: &{new} {{{', '.join(f'k{i}: *{old}' for i in range(10))}}}\n" for old, new in zip("abcdefghi", "bcdefghij")
 )
@@ -110,3 +126,18 @@ def test_a_config_is_checked_or_refused_in_a_sentence(write, content, opts):
         check_sentence(error)
     else:
         assert cfg.is_frozen() and cfg.MODEL.DEVICE == "cpu"
+
+
+USED = [key for key in DEFAULTS if key.startswith(CALLED_FOR)]
+
+
+@example(settings={"DATASETS.TRAIN": [[]]})
+@example(settings={"MODEL.WEIGHTS_REINIT": [{}]})
+@given(settings=st.dictionaries(st.sampled_from(USED), VALUES, min_size=1, max_size=2))
+def test_a_setting_of_a_shipped_config_is_checked_or_refused_in_a_sentence(miniature_root, settings):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DETECTRON2_DATASETS", str(miniature_root))
+        try:
+            setup_cfg(CONFIGS / "miniature" / "mtaclip_tiny.yaml", [str(x) for pair in settings.items() for x in pair])
+        except (ValueError, OSError) as error:
+            check_sentence(error)
