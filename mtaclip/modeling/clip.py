@@ -1,6 +1,5 @@
 """Building open_clip's towers from the configuration."""
 
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,10 +10,12 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import nn
 
+from mtaclip.checkpoint.files import read_settings
 from mtaclip.modeling.clip_download import find_pretrained
 from mtaclip.modeling.clip_weights import ClipWeights, Tower, load_clip, read_clip
 
 _PACKAGED_CONFIGS = Path(__file__).parent / "clip_configs"
+_CONFIG_PARTS = {"embed_dim": int, "vision_cfg": dict, "text_cfg": dict}
 
 
 def build_clip(
@@ -146,7 +147,7 @@ def clip_config(arch: str) -> dict:
     """The open_clip model config of `arch`: embed_dim, vision_cfg, text_cfg.
 
     Raises:
-        ValueError: the name is unknown or the file is missing.
+        ValueError: the name is unknown, or the file is missing or damaged.
     """
     return open_clip.get_model_config(_register(arch))
 
@@ -155,7 +156,10 @@ def _register(arch: str) -> str:
     """Make `arch` known to open_clip, in place of another of its name, and return its name there."""
     path = Path(arch) if arch.endswith(".json") else _PACKAGED_CONFIGS / f"{arch}.json"
     if path.is_file():
-        if open_clip.get_model_config(path.stem) != json.loads(path.read_text(encoding="utf-8")):
+        config = read_settings(path)
+        if not all(isinstance(config.get(part), kind) for part, kind in _CONFIG_PARTS.items()):
+            raise ValueError(f"{path}: not a model config of open_clip, which has {', '.join(_CONFIG_PARTS)}.")
+        if open_clip.get_model_config(path.stem) != config:
             open_clip.add_model_config(path)
         return path.stem
     if arch in open_clip.list_models():

@@ -91,10 +91,11 @@ def shipped() -> list[bytes]:
 
 
 BOMB = "A: &a [x, x]\n" + "".join(
-    f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdefghi", "bcdefghij")
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdefghi", "bcdefghij", strict=True)
 )
 SECTIONS = "A: &a {x: 1}\n" + "".join(
-    f"{new}: &{new} {{{', '.join(f'k{i}: *{old}' for i in range(10))}}}\n" for old, new in zip("abcdefghi", "bcdefghij")
+    f"{new}: &{new} {{{', '.join(f'k{i}: *{old}' for i in range(10))}}}\n"
+    for old, new in zip("abcdefghi", "bcdefghij", strict=True)
 )
 TEXTS = st.one_of(
     nested(),
