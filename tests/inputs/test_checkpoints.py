@@ -1,4 +1,4 @@
-"""Weight files of every format, whole and damaged: tensors, or one sentence; and never much more memory than the file."""
+"""Weight files of every format, whole and damaged: tensors, or one sentence."""
 
 import io
 import json

@@ -117,7 +117,7 @@ def test_small_files_do_not_take_much_memory(tmp_path):
         assert len(content) < 100_000
         files.append(tmp_path / f"{number}.png")
         files[-1].write_bytes(content)
-    limit = 6 * 2**30  # what the libraries reserve counts, too
+    limit = 16 * 2**30  # what the libraries reserve counts, too
     child = subprocess.run(
         [sys.executable, "-c", CHILD, *files],
         capture_output=True,

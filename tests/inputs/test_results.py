@@ -59,8 +59,8 @@ def test_scores_are_compared_or_refused_in_a_sentence(write, content):
     except (ValueError, OSError) as error:
         check_sentence(error)
     else:
-        comparison_page(["a", "b"], [evaluation, evaluation])
-        comparison_markdown(["a", "b"], [evaluation, evaluation])
+        comparison_page(["a", "b"], [evaluation, evaluation]).encode()
+        comparison_markdown(["a", "b"], [evaluation, evaluation]).encode()
 
 
 LINES = st.lists(
@@ -101,6 +101,7 @@ def test_published_classes_are_read_or_refused_in_a_sentence(write, content):
         check_sentence(error)
     else:
         assert len(palette.names) == 2 and palette.colours.shape == (2, 3)
+        assert "".join(palette.names).encode().strip()
 
 
 CONFIG = {"SEED": 3, "MODEL": {"CLIP": {"ARCH": "RN50"}}, "DATASETS": {"TRAIN": ["ade20k_sem_seg_train"]}}
