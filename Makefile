@@ -41,7 +41,7 @@ test-oracles: env ## compare with the stored results of independent implementati
 	$(RUN) -m pytest -q tests/oracles
 
 test-all: lint ## lint and all tests, with many more random inputs
-	MTACLIP_EXAMPLES=2000 $(RUN) -m pytest -q
+	MTACLIP_EXAMPLES=1000 $(RUN) -m pytest -q
 
 gpu-check: env ## check, test and time the compiled operator on a GPU
 	$(RUN_ON_GPU) -m mtaclip.ops.check --device cuda

@@ -109,6 +109,7 @@ CONFIG = {"SEED": 3, "MODEL": {"CLIP": {"ARCH": "RN50"}}, "DATASETS": {"TRAIN": 
 
 @example(content=b"DATASETS: {TRAIN: [[]]}\n")
 @example(content=b"MODEL: {CLIP: {ARCH: null}}\n")
+@example(content=b'{"SEED": "\\u001b[2J"}')
 @given(content=texts(CONFIG, "CLIP", "ARCH", "MTACLIP", "TEXT", "VOCABULARY", "TRAIN"))
 def test_a_published_config_is_read_or_refused_in_a_sentence(write, content):
     path = write(content, "config.yaml")
