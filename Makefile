@@ -40,8 +40,8 @@ test: lint ## lint, and the tests that take seconds each
 test-oracles: env ## compare with the stored results of independent implementations
 	$(RUN) -m pytest -q tests/oracles
 
-test-all: lint ## lint and all tests
-	$(RUN) -m pytest -q
+test-all: lint ## lint and all tests, with many more random inputs
+	MTACLIP_EXAMPLES=1000 $(RUN) -m pytest -q
 
 gpu-check: env ## check, test and time the compiled operator on a GPU
 	$(RUN_ON_GPU) -m mtaclip.ops.check --device cuda

@@ -1,6 +1,8 @@
 """Putting configs together, and one sentence on what does not belong into one."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TextIO
 
 import yaml
 from detectron2.config import CfgNode, get_cfg
@@ -11,12 +13,47 @@ from mtaclip.problems import first_line
 # What libraries raise for a text that is no config, or one with other keys or types of values.
 REFUSALS = (yaml.YAMLError, AttributeError, KeyError, AssertionError, TypeError, ValueError, RecursionError)
 
+# Values that occur again in a YAML file; with more, few lines could ask for any amount of memory.
+_MOST_ALIASES = 20
+
+
+class _ModestFile(CfgNode):
+    """Opens configs that stay as small in memory as they are on the disk."""
+
+    @classmethod
+    def _open_cfg(cls, filename: str) -> TextIO:
+        file = super()._open_cfg(filename)
+        aliases = sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(file, Loader=yaml.SafeLoader))
+        if aliases > _MOST_ALIASES:
+            raise ValueError(f"it has {aliases} YAML aliases, {_MOST_ALIASES} are allowed: write the values out")
+        file.seek(0)
+        return file
+
 
 def default_config() -> CfgNode:
     """Detectron2's keys and this project's, with their defaults."""
     cfg = get_cfg()
     add_mtaclip_config(cfg)
     return cfg
+
+
+def merge_file(cfg: CfgNode, file: str | Path) -> None:
+    """Override keys by those of a YAML file, whose `_BASE_` is read first; neither runs code.
+
+    Args:
+        cfg: changed in place.
+        file: of a whole config or a part of one.
+
+    Raises:
+        OSError: there is no such file or base.
+        ValueError: it is no such file, or has an unknown key or a value of the wrong type.
+    """
+    try:
+        _ModestFile.load_yaml_with_base(str(file))
+        cfg.merge_from_file(str(file), allow_unsafe=False)
+        _check_values(cfg)
+    except REFUSALS as error:
+        raise refusal(file, error) from error
 
 
 def merge_text(cfg: CfgNode, text: str, source: str) -> None:
@@ -32,6 +69,7 @@ def merge_text(cfg: CfgNode, text: str, source: str) -> None:
     """
     try:
         cfg.merge_from_other_cfg(CfgNode.load_cfg(text))
+        _check_values(cfg)
     except REFUSALS as error:
         raise refusal(source, error) from error
 
@@ -51,8 +89,34 @@ def merge_options(cfg: CfgNode, opts: Sequence[str], source: str = "The command 
         raise ValueError(f"{source}: options come in pairs of key and value, the last one, {opts[-1]!r}, has no value.")
     try:
         cfg.merge_from_list(list(opts))
+        _check_values(cfg)
     except REFUSALS as error:
         raise refusal(source, error) from error
+
+
+def _check_values(cfg: CfgNode) -> None:
+    """Refuse what yacs lets pass and the checks of the program could not read."""
+    _check_kinds(cfg, default_config())
+    lists = {
+        "DATASETS.TRAIN": cfg.DATASETS.TRAIN,
+        "DATASETS.TEST": cfg.DATASETS.TEST,
+        "MODEL.WEIGHTS_REINIT": cfg.MODEL.WEIGHTS_REINIT,
+    }
+    for key, names in lists.items():
+        other = [name for name in names if not isinstance(name, str)]
+        if other:
+            raise ValueError(f"{key}: {other[0]!r} is no name; put names in quotes, with commas between them")
+
+
+def _check_kinds(cfg: CfgNode, default: CfgNode, prefix: str = "") -> None:
+    """Refuse nothing in the place of a value, and a section without its keys."""
+    for key, value in default.items():
+        if key not in cfg:
+            raise ValueError(f"{prefix}{key} is missing: set the keys of a section, not the section")
+        if isinstance(value, CfgNode):
+            _check_kinds(cfg[key], value, f"{prefix}{key}.")
+        elif cfg[key] is None and value is not None:
+            raise ValueError(f"{prefix}{key} has no value, its default is {value!r}")
 
 
 def refusal(source: object, error: Exception) -> ValueError:

@@ -11,9 +11,10 @@ _OUT_OF_MEMORY_PHRASES = ("can't allocate memory", "bad_alloc", "out of memory",
 
 
 def first_line(error: Exception) -> str:
-    """What an error says first, without a full stop."""
+    """What an error says first, without a full stop, and with signs that a terminal would obey escaped."""
     said = error.args[0] if isinstance(error, KeyError) and error.args else error
-    return (str(said).strip().splitlines() or [type(error).__name__])[0].rstrip(".: ")
+    line = (str(said).strip().splitlines() or [type(error).__name__])[0].rstrip(".: ")
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line)
 
 
 def is_out_of_memory(error: Exception) -> bool:

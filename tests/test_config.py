@@ -169,7 +169,7 @@ def test_a_config_cannot_run_code(tmp_path):
         (b"- SEED\n", "it must hold keys with their values"),
         (b"SEED: \xff\n", "not UTF-8 text"),
         (b"SEED: [\n", "not plain YAML"),
-        (b"SEED: " + b"[" * 3000, "nested too deeply"),
+        (b"SEED: " + b"[" * 3000 + b"]" * 3000, "nested too deeply"),
         (b"_BASE_: odd.yaml\n", "its _BASE_ leads back to it"),
         (b"SED: 1\n", "SED; mtaclip/config.py lists the keys"),
     ],

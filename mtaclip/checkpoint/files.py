@@ -155,9 +155,12 @@ def format_of(path: str | Path) -> Format | None:
 
 
 def _holds_constants(path: str | Path) -> bool:
-    """Whether a zip file is an archive of `torch.jit.save`."""
+    """Whether a zip file is an archive of `torch.jit.save`; both kinds store tensors as they are, each at its place."""
     try:
         with ZipFile(path) as archive:
+            stored = sum(info.file_size for info in archive.infolist() if "/data/" in info.filename)
+            if stored > Path(path).stat().st_size:
+                raise ValueError("its tensors would be larger than the file")
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
     except (BadZipFile, EOFError, NotImplementedError, ValueError) as error:
         raise _damaged(path, error) from error
@@ -230,7 +233,7 @@ def _read_folder(folder: Path, allow_pickle: bool) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for name in _shards(file):
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"{file}: names {name}, which is not there; download the whole folder.")
+            raise FileNotFoundError(f"{file}: names {name!r}, which is not there; download the whole folder.")
         state |= read_state(folder / name, allow_pickle=allow_pickle)
     return state
 
@@ -240,7 +243,7 @@ def _shards(index: Path) -> list[str]:
     try:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         outside = sorted(name for name in names if Path(name).name != name)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{index}: not an index of weight files, which has a weight_map.") from error
     if outside:
         raise ValueError(f"{index}: names a file outside of its folder, {outside[0]!r}.")

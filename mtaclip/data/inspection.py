@@ -90,13 +90,16 @@ def inspect_records(records: Sequence[Record], workers: int) -> Iterator[Finding
 
     Args:
         records: see `mtaclip.data.datasets.get_records`.
-        workers: processes that read; 0 reads in this one.
+        workers: processes that read, no more than there are records; 0 reads in this one.
 
     Yields:
         the finding of each record, in their order.
     """
     loader = DataLoader(
-        _Findings(records), num_workers=workers, collate_fn=list, worker_init_fn=_leave_interrupts_to_the_program
+        _Findings(records),
+        num_workers=min(workers, len(records)),
+        collate_fn=list,
+        worker_init_fn=_leave_interrupts_to_the_program,
     )
     for (finding,) in loader:
         yield finding

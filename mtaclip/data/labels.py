@@ -3,10 +3,11 @@
 Shapes: `H, W` the size of a file, `C` classes. Train ids are 0 .. C-1, and 255 where a pixel is ignored.
 """
 
+import struct
+import zlib
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from zlib import crc32
 
 import cv2
 import numpy as np
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import ChunkStream
 
+from mtaclip.problems import first_line
+
 IGNORE_LABEL = 255
 LABEL_FORMATS = ("cityscapes_label_ids", "train_ids", "ade20k")
 
@@ -23,7 +26,22 @@ _ILLEGAL = 254  # marks, in a look-up table, the values that a file must not hol
 _MAX_CLASSES = 254
 _CITYSCAPES_CLASSES = 19
 _ADE20K_CLASSES = 150
-_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises on broken files
+# What Pillow raises on broken files, whatever their names; all but a lack of memory.
+_UNREADABLE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _RGB = 0, 2  # colour types of PNGs
@@ -306,7 +324,7 @@ def _decode_png(content: bytes, rows: int | None = None) -> NDArray[np.uint8] | 
     """
     if rows is not None:  # a header that says so ends decoding there; what follows in the stream is never inflated
         header = content[12:20] + rows.to_bytes(4, "big") + content[24:29]  # name, width, height, kind
-        content = content[:12] + header + crc32(header).to_bytes(4, "big") + content[33:]
+        content = content[:12] + header + zlib.crc32(header).to_bytes(4, "big") + content[33:]
     try:
         return pyspng.load(content)
     except (ValueError, RuntimeError):
@@ -314,7 +332,8 @@ def _decode_png(content: bytes, rows: int | None = None) -> NDArray[np.uint8] | 
 
 
 def _unreadable(what: str, path: str | Path, reason: Exception | str) -> UnusableFileError:
-    return unusable(path, f"{what} {path} cannot be read ({reason}): replace it with an intact image file.")
+    said = reason if isinstance(reason, str) else first_line(reason)
+    return unusable(path, f"{what} {path} cannot be read ({said}): replace it with an intact image file.")
 
 
 def _illegal_values(

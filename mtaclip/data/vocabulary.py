@@ -153,7 +153,7 @@ def _distinct(rows: Iterable[tuple[int, ClassTexts]], source: str, kind: str) ->
                 raise ValueError(f"{source}, {where} empty: write a text for every class, or take the {kind} away.")
             if same_text(text) in seen:
                 raise ValueError(
-                    f"{source}, {kind} {number}: '{text}' is also {kind} {seen[same_text(text)]}; each class needs its "
+                    f"{source}, {kind} {number}: {text!r} is also {kind} {seen[same_text(text)]}; each class needs its "
                     "own text."
                 )
             seen[same_text(text)] = number
@@ -169,7 +169,7 @@ def _read(name_or_path: str | Path, key: str) -> tuple[str, bytes]:
     if not os.path.isfile(name_or_path):
         names = ", or class names with semicolons between them" if key == _TESTED else ""
         raise ValueError(
-            f"{key} is '{name_or_path}', which is neither a known vocabulary ({', '.join(known)}) nor the path of a "
-            f"text file with one class text per line{names}."
+            f"{key} is {str(name_or_path)!r}, which is neither a known vocabulary ({', '.join(known)}) nor the path of "
+            f"a text file with one class text per line{names}."
         )
     return str(name_or_path), Path(name_or_path).read_bytes()

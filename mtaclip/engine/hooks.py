@@ -126,9 +126,11 @@ class PeriodicEvaluation(hooks.EvalHook):
 
     def _is_recorded(self, iteration: int) -> bool:
         for line in self._metrics.read_text().splitlines() if self._metrics.is_file() else []:
-            with suppress(json.JSONDecodeError):
+            with suppress(ValueError, RecursionError):
                 record = json.loads(line)
-                if record["iteration"] == iteration and any(name.endswith("mIoU") for name in record):
+                if not isinstance(record, dict):
+                    continue
+                if record.get("iteration") == iteration and any(name.endswith("mIoU") for name in record):
                     return True
         return False
 

@@ -12,7 +12,7 @@ from mtaclip.data.build import check_dataset
 from mtaclip.data.datasets import check_registered
 from mtaclip.data.folder import use_folder
 from mtaclip.engine.optimizer import check_solver
-from mtaclip.merging import REFUSALS, default_config, merge_options, refusal
+from mtaclip.merging import default_config, merge_file, merge_options
 from mtaclip.publishing.folder import is_published_config, read_folder
 
 
@@ -48,11 +48,8 @@ def setup_cfg(config_file: str | Path, opts: Sequence[str] = (), *, device: str 
 def _merge_file(cfg: CfgNode, config_file: str | Path) -> None:
     if is_published_config(config_file):
         cfg.merge_from_other_cfg(read_folder(Path(config_file).parent))
-        return
-    try:
-        cfg.merge_from_file(str(config_file), allow_unsafe=False)
-    except REFUSALS as error:
-        raise refusal(config_file, error) from error
+    else:
+        merge_file(cfg, config_file)
 
 
 def check_cfg(cfg: CfgNode) -> None:

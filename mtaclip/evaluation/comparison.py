@@ -95,6 +95,7 @@ def read_scores(file: Path) -> Evaluation:
         }
         names = tuple(str(name) for name in content["class_names"])
         weights = content.get("weights")
+        json.dumps(content, ensure_ascii=False).encode()  # JSON can hold characters that no text can
         return Evaluation(file, str(content["dataset"]), int(content["num_images"]), scores, names, weights)
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise ValueError(f"{file}: this is not a file of scores; name one that an evaluation wrote.") from error

@@ -15,6 +15,7 @@ from mtaclip.modeling.clip_download import find_pretrained
 from mtaclip.modeling.clip_weights import ClipWeights, Tower, load_clip, read_clip
 
 _PACKAGED_CONFIGS = Path(__file__).parent / "clip_configs"
+_CONFIG_PARTS = {"embed_dim": int, "vision_cfg": dict, "text_cfg": dict}
 
 
 def build_clip(
@@ -156,8 +157,7 @@ def _register(arch: str) -> str:
     path = Path(arch) if arch.endswith(".json") else _PACKAGED_CONFIGS / f"{arch}.json"
     if path.is_file():
         settings = read_settings(path)
-        parts = {"embed_dim": int, "vision_cfg": dict, "text_cfg": dict}
-        wrong = [key for key, kind in parts.items() if not isinstance(settings.get(key), kind)]
+        wrong = [key for key, kind in _CONFIG_PARTS.items() if not isinstance(settings.get(key), kind)]
         if wrong:
             raise ValueError(
                 f"MODEL.CLIP.ARCH: {path} is no model config of open_clip, it has no {' and no '.join(wrong)}."

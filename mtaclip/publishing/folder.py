@@ -90,6 +90,7 @@ def read_classes(folder: Path, num_classes: int) -> Palette:
         colours = np.array([entry["colour"] for entry in classes])
         if not all(isinstance(name, str) and name.strip() for name in names) or colours.dtype.kind != "i":
             raise ValueError("names must be texts, colours numbers")
+        "".join(names).encode()  # JSON can hold characters that no text can
         if colours.min() < 0 or colours.max() > 255:
             raise ValueError("colours lie in 0 .. 255")
         palette = Palette(names, colours.astype(np.uint8))

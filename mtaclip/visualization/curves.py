@@ -1,10 +1,13 @@
 """Training curves from the `metrics.json` that a run writes."""
 
 import json
+import math
 from collections import defaultdict
 from pathlib import Path
 
 from matplotlib.figure import Figure
+
+from mtaclip.problems import first_line
 
 
 def read_metrics(path: str | Path) -> dict[str, tuple[list[int], list[float]]]:
@@ -26,16 +29,18 @@ def read_metrics(path: str | Path) -> dict[str, tuple[list[int], list[float]]]:
     lines = Path(path).read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+            record = json.loads(line, parse_int=float)
+        except (ValueError, RecursionError) as error:
             if number == len(lines):
                 break
-            raise ValueError(f"{path}, line {number} is not JSON ({error}).") from error
-        if not isinstance(record, dict) or not all(isinstance(value, int | float) for value in record.values()):
+            raise ValueError(f"{path}, line {number} is not JSON ({first_line(error)}).") from error
+        if not isinstance(record, dict) or not all(isinstance(value, float) for value in record.values()):
             raise ValueError(f"{path}, line {number} is not what a run writes: numbers by their names.")
         if "iteration" not in record:
             raise ValueError(f"{path}, line {number} has no iteration.")
-        iteration = record.pop("iteration")
+        if not math.isfinite(record["iteration"]):
+            raise ValueError(f"{path}, line {number}: {record['iteration']} is no iteration.")
+        iteration = int(record.pop("iteration"))
         records = {i: r for i, r in records.items() if i < iteration}
         records[iteration] = record
     curves: dict[str, tuple[list[int], list[float]]] = defaultdict(lambda: ([], []))
@@ -56,13 +61,15 @@ def draw_curves(metrics: str | Path, picture: str | Path) -> None:
         picture: PNG to write.
 
     Raises:
-        ValueError: see `read_metrics`.
+        ValueError: see `read_metrics`; or there is nothing to draw.
     """
     curves = read_metrics(metrics)
     losses = sorted(name for name in curves if name.startswith("loss_") and not name[-1].isdigit())
     panels = [("loss of the last layer", losses), ("mean IoU in %", ["sem_seg/mIoU"]), ("learning rate", ["lr"])]
     panels = [(title, [name for name in names if name in curves]) for title, names in panels]
     panels = [(title, names) for title, names in panels if names]
+    if not panels:
+        raise ValueError(f"{metrics} holds neither losses nor mean IoU nor learning rate.")
     figure = Figure(figsize=(5 * len(panels), 4), layout="constrained")
     for axes, (title, names) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for name in names:

@@ -51,9 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_comparable(evaluations)
         if args.html is not None:
             write_file(args.html, comparison_page(run_names(paths), evaluations))
+        sys.stdout.write(comparison_markdown(run_names(paths), evaluations))
     except (OSError, ValueError) as error:
         parser.exit(1, f"{parser.prog}: error: {error}\n")
-    sys.stdout.write(comparison_markdown(run_names(paths), evaluations))
     return 0
 
 
