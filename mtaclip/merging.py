@@ -49,7 +49,7 @@ def merge_file(cfg: CfgNode, file: str | Path) -> None:
         ValueError: it is no such file, or has an unknown key or a value of the wrong type.
     """
     try:
-        _ModestFile.load_yaml_with_base(str(file))
+        _ModestFile.load_yaml_with_base(str(file), allow_unsafe=False)
         cfg.merge_from_file(str(file), allow_unsafe=False)
         _check_values(cfg)
     except REFUSALS as error:
