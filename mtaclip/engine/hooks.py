@@ -128,9 +128,8 @@ class PeriodicEvaluation(hooks.EvalHook):
         for line in self._metrics.read_text().splitlines() if self._metrics.is_file() else []:
             with suppress(ValueError, RecursionError):
                 record = json.loads(line)
-                if not isinstance(record, dict):
-                    continue
-                if record.get("iteration") == iteration and any(name.endswith("mIoU") for name in record):
+                is_due = isinstance(record, dict) and record.get("iteration") == iteration
+                if is_due and any(name.endswith("mIoU") for name in record):
                     return True
         return False
 

@@ -125,7 +125,7 @@ def test_a_damaged_best_file_is_replaced(tmp_path, caplog):
 def test_an_evaluation_that_an_interruption_prevented_is_made_up_for(tmp_path, recorded, evaluated):
     """Resumed behind iteration 3, where an evaluation was due; 8 is the one after the last iteration."""
     lines = [{"iteration": 3, "total_loss": 1.0}] + [{"iteration": 3, "sem_seg/mIoU": 1.0}] * recorded
-    (tmp_path / "metrics.json").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"iter')
+    (tmp_path / "metrics.json").write_text("".join(json.dumps(line) + "\n" for line in lines) + '[]\n{}\n{"iter')
     seen = []
     loop = Loop()
 
