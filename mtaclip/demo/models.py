@@ -9,6 +9,16 @@ from mtaclip.engine import setup_cfg
 from mtaclip.inference.predictor import Predictor
 
 
+def check_there(checkpoint: Path) -> None:
+    """Refuse a name of nothing.
+
+    Raises:
+        FileNotFoundError: there is neither such a file nor such a folder.
+    """
+    if not checkpoint.exists():
+        raise FileNotFoundError(f"--checkpoint: there is no file or folder {str(checkpoint)!r}.")
+
+
 def load_predictor(
     checkpoint: Path, config_file: str | None = None, device: str | None = None, opts: Sequence[str] = ()
 ) -> Predictor:
@@ -24,8 +34,7 @@ def load_predictor(
         FileNotFoundError: there is no such checkpoint or config.
         ValueError: they do not fit together, or the device is not there.
     """
-    if not checkpoint.exists():
-        raise FileNotFoundError(f"--checkpoint: there is no file or folder {str(checkpoint)!r}.")
+    check_there(checkpoint)
     if config_file is not None:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         return Predictor(setup_cfg(config_file, [*opts, "MODEL.WEIGHTS", str(checkpoint)], device=device))

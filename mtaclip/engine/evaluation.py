@@ -6,7 +6,6 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, verify_results
-from detectron2.utils import comm
 from torch import distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -14,7 +13,6 @@ from torch.nn.parallel import DistributedDataParallel
 from mtaclip.data.datasets import EVALUATOR_TYPE, get_records
 from mtaclip.data.vocabulary import load_test_vocabulary, same_text
 from mtaclip.evaluation import SemanticEvaluator
-from mtaclip.evaluation.fingerprint import fingerprint
 from mtaclip.evaluation.prediction_folder import PredictionFolder
 from mtaclip.evaluation.predictions import PredictionWriter, SavedPredictions
 from mtaclip.evaluation.snapshots import SnapshotEvaluator
@@ -95,14 +93,15 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def saved_predictions(
-    cfg: CfgNode, model: nn.Module, dataset_name: str
+    cfg: CfgNode, model: nn.Module, dataset_name: str, prints: dict[str, str] | None
 ) -> tuple[nn.Module, Sequence[DatasetEvaluator]]:
     """Keep the label maps of a dataset in OUTPUT_DIR, if TEST.SAVE_PREDICTIONS; called by all processes.
 
     Args:
-        cfg: see `mtaclip.evaluation.fingerprint`.
+        cfg: TEST.SAVE_PREDICTIONS and OUTPUT_DIR are read.
         model: as it is evaluated.
         dataset_name: the dataset.
+        prints: `mtaclip.evaluation.fingerprint.fingerprint` of both, on the main process.
 
     Returns:
         a model that computes what is not there yet, and evaluators that write it; else the model, and none.
@@ -114,7 +113,7 @@ def saved_predictions(
         return model, ()
     place = Path(cfg.OUTPUT_DIR) / "predictions" / dataset_name
     folder = PredictionFolder(place, dataset_name, get_records([dataset_name]))
-    folder.prepare(fingerprint(cfg, model) if comm.is_main_process() else None)
+    folder.prepare(prints)
     return SavedPredictions(model, folder), (PredictionWriter(folder),)
 
 

@@ -31,7 +31,7 @@ from mtaclip.engine.optimizer import build_lr_scheduler, build_optimizer
 from mtaclip.engine.step import LOG_PERIOD, TrainStep, random_seed
 from mtaclip.engine.stopping import StopOnSignal
 from mtaclip.evaluation.background import BackgroundEvaluator
-from mtaclip.evaluation.fingerprint import digest_of_weights
+from mtaclip.evaluation.fingerprint import fingerprint
 from mtaclip.inference.augmentation import build_inference
 from mtaclip.modeling.build import build_model
 from mtaclip.modeling.performance import amp_dtype, autocast, speed_up
@@ -263,14 +263,15 @@ class Trainer(DefaultTrainer):
         if isinstance(evaluators, DatasetEvaluator):
             evaluators = [evaluators]
         model = unwrapped(model)
+        prints = fingerprint(cfg, model) if comm.is_main_process() else None
         if evaluators is None:  # of all datasets, so that what cannot be evaluated is noticed before the first image
-            weights = digest_of_weights(model) if comm.is_main_process() else None
+            weights = None if prints is None else prints["weights"]
             evaluators = [cls.build_evaluator(cfg, name, weights=weights) for name in cfg.DATASETS.TEST]
         model = build_inference(cfg, model)
         results = OrderedDict()
         for name, evaluator in zip(cfg.DATASETS.TEST, evaluators, strict=True):
             loader = cls.build_test_loader(cfg, name)
-            remaining, writers = saved_predictions(cfg, model, name)
+            remaining, writers = saved_predictions(cfg, model, name, prints)
             everything = BackgroundEvaluator(DatasetEvaluators([evaluator, *writers]))
             with autocast(cfg):
                 results[name] = inference_on_dataset(remaining, loader, everything)

@@ -1,9 +1,10 @@
 """Building open_clip's towers from the configuration."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import open_clip
 from detectron2.config import CfgNode
@@ -15,7 +16,7 @@ from mtaclip.modeling.clip_download import find_pretrained
 from mtaclip.modeling.clip_weights import ClipWeights, Tower, load_clip, read_clip
 
 _PACKAGED_CONFIGS = Path(__file__).parent / "clip_configs"
-_CONFIG_PARTS = {"embed_dim": int, "vision_cfg": dict, "text_cfg": dict}
+MODEL_PARTS = {"embed_dim": int, "vision_cfg": dict, "text_cfg": dict}
 
 
 def build_clip(
@@ -152,12 +153,17 @@ def clip_config(arch: str) -> dict:
     return open_clip.get_model_config(_register(arch))
 
 
+def missing_parts(settings: Mapping[str, Any]) -> list[str]:
+    """The keys that make `settings` a model config of open_clip and are not there, or of another type."""
+    return [key for key, kind in MODEL_PARTS.items() if not isinstance(settings.get(key), kind)]
+
+
 def _register(arch: str) -> str:
     """Make `arch` known to open_clip, in place of another of its name, and return its name there."""
     path = Path(arch) if arch.endswith(".json") else _PACKAGED_CONFIGS / f"{arch}.json"
     if path.is_file():
         settings = read_settings(path)
-        wrong = [key for key, kind in _CONFIG_PARTS.items() if not isinstance(settings.get(key), kind)]
+        wrong = missing_parts(settings)
         if wrong:
             raise ValueError(
                 f"MODEL.CLIP.ARCH: {path} is no model config of open_clip, it has no {' and no '.join(wrong)}."

@@ -11,9 +11,9 @@ from mtaclip.data.datasets import KNOWN_DATASETS
 from mtaclip.data.folder import FOLDER_VOCABULARY
 from mtaclip.data.vocabulary import known_vocabularies, read_vocabulary
 from mtaclip.merging import REFUSALS, default_config, merge_text, refusal
+from mtaclip.modeling.clip import MODEL_PARTS, missing_parts
 from mtaclip.publishing.files import CLIP_MODEL, CONFIG, VOCABULARY, read_text
 
-_CLIP_PARTS = {"embed_dim", "vision_cfg", "text_cfg"}
 _OTHER_MODELS = ("hf_", "timm_")  # beginnings of open_clip's keys for towers of other libraries, which they download
 
 
@@ -119,11 +119,11 @@ def _check_clip_model(file: Path) -> None:
     """Refuse what is no model config of open_clip, and models for which open_clip would ask the network."""
     try:
         content = json.loads(read_text(file))
-        if not content.keys() >= _CLIP_PARTS:
+        if missing_parts(content):
             raise ValueError("parts are missing")
         towers = {**content["vision_cfg"], **content["text_cfg"]}
     except (AttributeError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: not a model config of open_clip, which has {sorted(_CLIP_PARTS)}.") from error
+        raise ValueError(f"{file}: not a model config of open_clip, which has {sorted(MODEL_PARTS)}.") from error
     other = [key for key, value in towers.items() if key.startswith(_OTHER_MODELS) and isinstance(value, str)]
     if other:
         raise ValueError(f"{file}: {other[0]} names a model of another library, which a published model may not.")

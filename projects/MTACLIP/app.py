@@ -27,7 +27,7 @@ import mtaclip  # noqa: F401  (before Detectron2: it repairs the 0.6 release)
 
 # isort: split
 
-from mtaclip.demo.models import load_predictor
+from mtaclip.demo.models import check_there, load_predictor
 from mtaclip.demo.problems import run_program
 from mtaclip.demo.views import PIXEL_VIEWS, Look, Viewer, read_picture
 from mtaclip.visualization.page import Html, element
@@ -167,8 +167,7 @@ class Models:
         if args.checkpoint is None and not MINIATURE.is_file():
             raise FileNotFoundError(f"there is no {MINIATURE}: `make demo` makes it, or name another by --checkpoint.")
         for file in self.files:
-            if not file.exists():
-                raise FileNotFoundError(f"--checkpoint: there is no file or folder {str(file)!r}.")
+            check_there(file)
         self._args = args
         self._load = lru_cache(_MOST_MODELS)(self._load_anew)
         self.viewer(self.files[0])
