@@ -24,8 +24,31 @@ import torch  # noqa: E402
 
 from mtaclip.engine import setup_cfg  # noqa: E402
 from mtaclip.modeling.build import build_model  # noqa: E402
+from tests.reliability import markdown, replace_table  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
+ROWS = pytest.StashKey[dict[str, list[tuple[str, ...]]]]()
+HEADERS = {"faults": ("Fault", "Tried", "Outcome"), "inputs": ("Input", "Cases", "Outcome")}
+
+
+def pytest_addoption(parser):
+    parser.addoption("--write-tables", action="store_true", help="write the tables of docs/reliability.md")
+
+
+@pytest.fixture
+def row(request) -> Callable[..., None]:
+    """A function `row(table, *cells)` that adds a line to a table of docs/reliability.md."""
+    rows = request.config.stash.setdefault(ROWS, {})
+    return lambda table, *cells: rows.setdefault(table, []).append(cells)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    for name, rows in config.stash.get(ROWS, {}).items():
+        table = markdown(HEADERS[name], rows)
+        terminalreporter.section(name)
+        terminalreporter.write_line(table)
+        if config.getoption("--write-tables"):
+            replace_table(name, table)
 
 
 @pytest.fixture(autouse=True)
