@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from mtaclip.data.labels import read_label_map
-from mtaclip.inference import Predictor
+from mtaclip.predictor import Predictor
 from mtaclip.visualization import Palette
 from projects.MTACLIP import alignment, check_dataset, demo
 

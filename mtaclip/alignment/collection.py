@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mtaclip.alignment.explain import explain_with_truth, explainable
 from mtaclip.alignment.separation import margin, silhouette
 from mtaclip.data.labels import read_image, read_label_map
-from mtaclip.inference.predictor import Predictor
+from mtaclip.predictor import Predictor
 
 _logger = logging.getLogger("mtaclip.alignment")
 _LOG_PERIOD = 50  # images

@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mtaclip.inference.predictor import ImageLike, Predictor
 from mtaclip.inference.windows import Window
 from mtaclip.losses.targets import SemanticTargets
 from mtaclip.modeling.meta_arch import MTACLIP, SMALLEST
 from mtaclip.modeling.pixel_decoder import cell_centres
+from mtaclip.predictor import ImageLike, Predictor
 from mtaclip.structures import Predictions
 
 _BAND = 64  # rows of the label map that are decided at a time

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from mtaclip.checkpoint.conversion import Conversion, Rule, Unused, rename
+from mtaclip.checkpoint.renaming import Conversion, Rule, Unused, rename
 
 KIND = "a released MTA-CLIP"
 

@@ -5,10 +5,10 @@ from contextlib import closing
 from pathlib import Path
 
 from mtaclip.data.labels import read_image
+from mtaclip.demo.pipeline import pipeline
 from mtaclip.demo.problems import attempt, report_problem
 from mtaclip.demo.progress import progress
 from mtaclip.demo.segmenter import Segmenter
-from mtaclip.inference.pipeline import pipeline
 from mtaclip.visualization import Painter, Segmented, save_prediction
 
 

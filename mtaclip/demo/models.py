@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from mtaclip.engine import setup_cfg
-from mtaclip.inference.predictor import Predictor
+from mtaclip.predictor import Predictor
 
 
 def check_there(checkpoint: Path) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtaclip.inference.confidence import confidence
-from mtaclip.inference.predictor import Predictor
+from mtaclip.predictor import Predictor
 from mtaclip.visualization import Segmented
 
 

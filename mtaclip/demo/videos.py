@@ -8,10 +8,10 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from threading import Event
 
+from mtaclip.demo.pipeline import pipeline
 from mtaclip.demo.problems import attempt, report_problem
 from mtaclip.demo.progress import progress
 from mtaclip.demo.segmenter import Segmenter
-from mtaclip.inference.pipeline import pipeline
 from mtaclip.visualization import Painter, Segmented
 from mtaclip.visualization.film import Film
 from mtaclip.visualization.painter import FILMED_KINDS

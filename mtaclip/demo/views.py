@@ -16,7 +16,7 @@ from PIL import Image
 from mtaclip.alignment import Alignment, explain, explainable, nearest_words
 from mtaclip.data.labels import read_image
 from mtaclip.inference.confidence import confidence
-from mtaclip.inference.predictor import Predictor
+from mtaclip.predictor import Predictor
 from mtaclip.visualization import Painter, Palette, Segmented
 from mtaclip.visualization.alignment_page import (
     context_maps_section,

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from mtaclip.export.onnx_file import check_installed
-from mtaclip.inference.predictor import Predictor
 from mtaclip.inference.resize import Size
+from mtaclip.predictor import Predictor
 
 TOLERANCE = 1e-3
 """Largest difference between a class score of a file and of its model; float32 sums in another order stay below."""

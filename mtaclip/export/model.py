@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtaclip.inference.canvas import INVALID
-from mtaclip.inference.predictor import Predictor
 from mtaclip.modeling.meta_arch import MTACLIP
+from mtaclip.predictor import Predictor
 
 
 class ExportableModel(nn.Module):

@@ -8,7 +8,7 @@ from torch.export import ExportedProgram
 
 from mtaclip.export.program import facts, plain_program
 from mtaclip.files import replace_file
-from mtaclip.inference.predictor import Predictor
+from mtaclip.predictor import Predictor
 
 OPSET = 20
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")

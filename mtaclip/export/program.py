@@ -13,10 +13,10 @@ from torch.export import Dim, ExportedProgram
 
 from mtaclip.export.model import exportable
 from mtaclip.files import replace_file
-from mtaclip.inference.predictor import Predictor
 from mtaclip.inference.resize import Size
 from mtaclip.modeling.swin_backbone import SwinBackbone
 from mtaclip.ops.reference import ms_deform_attn_classic_reference
+from mtaclip.predictor import Predictor
 
 BATCHES = (1, 64)
 """Fewest and most images that a program takes at a time."""

@@ -1,5 +1,1 @@
-"""From images to label maps."""
-
-from mtaclip.inference.predictor import Prediction, Predictor
-
-__all__ = ["Prediction", "Predictor"]
+"""From what the model says of an image to its label map."""

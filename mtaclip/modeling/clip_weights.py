@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtaclip.checkpoint.files import format_of, read_settings, read_state
-from mtaclip.checkpoint.hugging_face import convert_hugging_face, is_hugging_face
+from mtaclip.checkpoint.hugging_face_clip import convert_hugging_face, is_hugging_face
 from mtaclip.checkpoint.loading import misfits
 
 Tower = Literal["image", "text"]

@@ -106,7 +106,7 @@ With the package `mtaclip` and Detectron2 installed:
 
 ```python
 import mtaclip
-from mtaclip.inference import Predictor
+from mtaclip.predictor import Predictor
 
 predictor = Predictor.from_pretrained("folder or id of this model")
 labels = predictor("street.png").labels  # (H, W) uint8, the number of a class at every pixel

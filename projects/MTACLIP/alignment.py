@@ -32,7 +32,7 @@ from mtaclip.demo.sources import find_files, is_video
 from mtaclip.engine import setup_cfg
 from mtaclip.evaluation.report import markdown_table, write_file
 from mtaclip.files import output_stems
-from mtaclip.inference.predictor import Predictor
+from mtaclip.predictor import Predictor
 from mtaclip.publishing.folder import find_palette
 from mtaclip.visualization import Palette
 from mtaclip.visualization.alignment_page import (

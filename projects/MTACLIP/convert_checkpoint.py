@@ -18,9 +18,9 @@ from pathlib import Path
 import mtaclip  # noqa: F401  (before Detectron2: it repairs the 0.6 release)
 
 # isort: split
-from mtaclip.checkpoint.clip import convert_clip
-from mtaclip.checkpoint.foreign import KINDS, read_foreign
-from mtaclip.checkpoint.writing import check_target, write_converted
+from mtaclip.conversion.clip import convert_clip
+from mtaclip.conversion.foreign import KINDS, read_foreign
+from mtaclip.conversion.writing import check_target, write_converted
 from mtaclip.demo.problems import run_program
 
 CLIP = "clip-hf"

@@ -35,7 +35,7 @@ from mtaclip.demo.sources import expand_standard_input, find_files, is_video
 from mtaclip.demo.videos import film_camera, segment_videos
 from mtaclip.engine import setup_cfg
 from mtaclip.files import output_stems
-from mtaclip.inference.predictor import Predictor
+from mtaclip.predictor import Predictor
 from mtaclip.publishing.folder import find_palette
 from mtaclip.visualization import Painter, Palette
 from mtaclip.visualization.film import VIDEO_KINDS

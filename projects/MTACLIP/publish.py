@@ -23,7 +23,7 @@ from mtaclip.data.vocabulary import read_classes
 from mtaclip.demo.models import load_predictor
 from mtaclip.demo.problems import run_program
 from mtaclip.evaluation.comparison import read_scores
-from mtaclip.inference.predictor import Predictor
+from mtaclip.predictor import Predictor
 from mtaclip.publishing.folder import check_target
 from mtaclip.visualization import Palette
 

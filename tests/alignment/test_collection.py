@@ -5,7 +5,7 @@ from PIL import Image
 from mtaclip.alignment import AlignedMasks, collect
 from mtaclip.data.datasets import get_records
 from mtaclip.data.labels import read_label_map
-from mtaclip.inference import Predictor
+from mtaclip.predictor import Predictor
 
 MANY = ["MODEL.MTACLIP.DECODER.NUM_QUERIES", "30"]
 

@@ -4,7 +4,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from mtaclip.alignment import Alignment, explain, explain_with_truth
-from mtaclip.inference import Predictor
+from mtaclip.predictor import Predictor
 
 
 def noise(height: int = 64, width: int = 96) -> np.ndarray:

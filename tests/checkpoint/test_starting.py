@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from mtaclip.checkpoint import Checkpointer
 from mtaclip.engine import setup_cfg
-from mtaclip.inference import Predictor
 from mtaclip.modeling.build import build_model
+from mtaclip.predictor import Predictor
 
 POSITIONS = "decoder.query_position"
 CLIP_POSITIONS = "texts.encoder.positional_embedding"

@@ -11,8 +11,8 @@ from PIL import Image
 
 from mtaclip.demo.views import Viewer, read_picture
 from mtaclip.engine import setup_cfg
-from mtaclip.inference.predictor import Predictor
 from mtaclip.modeling.build import build_model
+from mtaclip.predictor import Predictor
 from mtaclip.visualization.context_maps import draw_context_maps
 
 

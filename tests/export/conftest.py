@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from mtaclip.engine import setup_cfg
-from mtaclip.inference.predictor import Predictor
 from mtaclip.modeling.build import build_model
+from mtaclip.predictor import Predictor
 
 TINY = [
     "MODEL.MTACLIP.PIXEL_DECODER.LAYERS",

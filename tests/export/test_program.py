@@ -91,7 +91,7 @@ def test_a_swin_transformer_becomes_a_program_for_one_size(make_predictor):
 @pytest.mark.slow
 def test_the_program_is_the_same_without_the_compiled_operator(run_script, predictor, tmp_path):
     script = (
-        "import sys, mtaclip; from mtaclip.engine import setup_cfg; from mtaclip.inference import Predictor\n"
+        "import sys, mtaclip; from mtaclip.engine import setup_cfg; from mtaclip.predictor import Predictor\n"
         "from mtaclip.export import export_program\n"
         "program = export_program(Predictor.from_checkpoint(sys.argv[1], 'cpu'))\n"
         "print(sum('mtaclip.ms_deform_attn' in str(node.target) for node in program.graph.nodes))"

@@ -6,8 +6,8 @@ import torch
 
 from mtaclip.engine import setup_cfg
 from mtaclip.inference.augmentation import AugmentedInference, build_inference
-from mtaclip.inference.predictor import Predictor
 from mtaclip.modeling.build import build_model
+from mtaclip.predictor import Predictor
 
 SMALL = ["MODEL.MTACLIP.DECODER.NUM_QUERIES", "8"]
 SIZES = (48, 64, 100)

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from mtaclip.checkpoint.released import convert_released
 from mtaclip.engine import setup_cfg
-from mtaclip.inference import Predictor
 from mtaclip.modeling.clip import build_clip
+from mtaclip.predictor import Predictor
 from projects.MTACLIP import train_net
 from projects.MTACLIP.convert_checkpoint import main, make_parser
 

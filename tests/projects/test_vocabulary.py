@@ -13,8 +13,8 @@ from mtaclip.alignment import explain, explain_with_truth
 from mtaclip.data.vocabulary import load_test_vocabulary, load_vocabulary
 from mtaclip.engine import setup_cfg
 from mtaclip.engine.evaluation import build_evaluator
-from mtaclip.inference import Predictor
 from mtaclip.modeling.build import build_model
+from mtaclip.predictor import Predictor
 from projects.MTACLIP import app, demo, train_net
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mtaclip.checkpoint.conversion import Conversion, Rule, Unused, rename
+from mtaclip.checkpoint.renaming import Conversion, Rule, Unused, rename
 
 KIND = "a Mask2Former of Hugging Face"
 

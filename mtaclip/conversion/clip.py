@@ -7,11 +7,11 @@ from typing import Any
 import open_clip
 
 from mtaclip.checkpoint.checkpointer import save_atomically
-from mtaclip.checkpoint.conversion import Conversion
 from mtaclip.checkpoint.deduction import count, shape
 from mtaclip.checkpoint.files import state_of
-from mtaclip.checkpoint.hugging_face import convert_hugging_face
+from mtaclip.checkpoint.hugging_face_clip import convert_hugging_face
 from mtaclip.checkpoint.inert import read_inert
+from mtaclip.checkpoint.renaming import Conversion
 from mtaclip.files import replace_file
 from mtaclip.modeling.clip_weights import ClipWeights, hugging_face_model, load_clip
 

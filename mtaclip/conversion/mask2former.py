@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from mtaclip.checkpoint.conversion import Conversion, Rule, Unused, rename
+from mtaclip.checkpoint.renaming import Conversion, Rule, Unused, rename
 
 KIND = "a Mask2Former checkpoint of Detectron2"
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from mtaclip.checkpoint.conversion import Conversion
 from mtaclip.checkpoint.released import convert_released, is_released
+from mtaclip.checkpoint.renaming import Conversion
 
 
 def convert_mmseg(state: Mapping[str, Tensor]) -> Conversion:

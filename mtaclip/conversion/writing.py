@@ -7,9 +7,9 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from mtaclip.checkpoint.checkpointer import save_atomically
-from mtaclip.checkpoint.conversion import Conversion, Keys
 from mtaclip.checkpoint.deduction import facts_of, guesses_of
 from mtaclip.checkpoint.loading import load_state
+from mtaclip.checkpoint.renaming import Conversion, Keys
 from mtaclip.data.folder import FOLDER_VOCABULARY
 from mtaclip.data.vocabulary import split_texts
 from mtaclip.engine.setup import check_cfg, setup_cfg

@@ -13,8 +13,8 @@ from mtaclip import add_mtaclip_config
 from mtaclip.checkpoint import Checkpointer
 from mtaclip.engine import setup_cfg
 from mtaclip.inference.canvas import most_likely
-from mtaclip.inference.predictor import Predictor
 from mtaclip.modeling.build import build_model
+from mtaclip.predictor import Predictor
 
 SMALL = ["MODEL.MTACLIP.DECODER.NUM_QUERIES", "8"]
 

@@ -1,7 +1,7 @@
 """Checkpoints of other projects under this project's names: every tensor is renamed, or dropped for a reason.
 
-The rules of each project are in a module of their own: `mmseg`, `mask2former`, `hugging_face_mask2former`,
-`hugging_face`.
+The rules of each project are in a module of their own: `released` and `hugging_face_clip` here, which training reads by
+itself, the others in `mtaclip.conversion`.
 """
 
 import re

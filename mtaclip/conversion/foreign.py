@@ -4,12 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mtaclip.checkpoint.conversion import Conversion
 from mtaclip.checkpoint.files import read_settings, state_of
-from mtaclip.checkpoint.hugging_face_mask2former import convert_hugging_face
 from mtaclip.checkpoint.inert import read_inert
-from mtaclip.checkpoint.mask2former import convert_mask2former
-from mtaclip.checkpoint.mmseg import convert_mmseg
+from mtaclip.checkpoint.renaming import Conversion
+from mtaclip.conversion.hugging_face import convert_hugging_face
+from mtaclip.conversion.mask2former import convert_mask2former
+from mtaclip.conversion.mmseg import convert_mmseg
 
 
 def read_foreign(path: str | Path, kind: str) -> Conversion:

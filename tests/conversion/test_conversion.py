@@ -14,13 +14,13 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mtaclip.checkpoint.conversion import Unused, rename
-from mtaclip.checkpoint.foreign import read_foreign
+from mtaclip.checkpoint.renaming import Unused, rename
 from mtaclip.checkpoint.starting import load_start
-from mtaclip.checkpoint.writing import write_converted
+from mtaclip.conversion.foreign import read_foreign
+from mtaclip.conversion.writing import write_converted
 from mtaclip.data.vocabulary import load_vocabulary
-from mtaclip.inference import Predictor
 from mtaclip.modeling.build import build_model
+from mtaclip.predictor import Predictor
 
 DATA = Path(__file__).parent / "data"
 ENCODER = "model.pixel_level_module.encoder."

@@ -1,6 +1,6 @@
-"""Writes `tests/checkpoint/data/`: small random models of Hugging Face and what they compute from an image.
+"""Writes `tests/conversion/data/`: small random models of Hugging Face and what they compute from an image.
 
-    python tests/checkpoint/make_hugging_face_golden.py
+    python tests/conversion/make_hugging_face_golden.py
 
 It needs transformers (made with 5.24), which the tests do not. A folder is what `save_pretrained` leaves, in float16
 to be small; to be smaller still, the ResNet's has only the tensors of its image tower, and the others are those of the

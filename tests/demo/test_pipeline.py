@@ -6,7 +6,7 @@ from contextlib import closing
 
 import pytest
 
-from mtaclip.inference.pipeline import pipeline
+from mtaclip.demo.pipeline import pipeline
 
 
 def test_results_come_in_order_through_all_functions():

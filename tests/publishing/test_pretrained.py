@@ -22,9 +22,9 @@ from safetensors.torch import load_file
 
 from mtaclip.checkpoint import Checkpointer
 from mtaclip.engine import Trainer, setup_cfg
-from mtaclip.inference import Predictor
 from mtaclip.modeling.build import build_model
 from mtaclip.modeling.clip import clip_config
+from mtaclip.predictor import Predictor
 from mtaclip.problems import advice
 from mtaclip.publishing.folder import write_folder
 from mtaclip.visualization import Palette
@@ -96,7 +96,7 @@ def refuse(*_):
 socket.socket.connect = socket.getaddrinfo = refuse
 import mtaclip
 import numpy as np, torch
-from mtaclip.inference import Predictor
+from mtaclip.predictor import Predictor
 
 for folder in sys.argv[1:]:
     predictor = Predictor.from_pretrained(folder, "cpu")

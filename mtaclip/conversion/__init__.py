@@ -1,0 +1,1 @@
+"""Checkpoints of other projects, made into this project's."""
