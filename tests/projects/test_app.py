@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from projects.MTACLIP.app import Models, Opened, main, make_parser, open_picture, show
+from mtaclip.demo.models import Models
+from mtaclip.demo.page import Opened, open_picture, show
+from projects.MTACLIP.app import load_models, main, make_parser
 
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -30,14 +32,14 @@ def baseline(tiny_checkpoint) -> Path:
     return tiny_checkpoint("mask2former")
 
 
-def load_models(*options: object) -> Models:
-    return Models(make_parser().parse_args(["--device", "cpu", *map(str, options)]))
+def load(*options: object) -> Models:
+    return load_models(make_parser().parse_args(["--device", "cpu", *map(str, options)]))
 
 
 @pytest.fixture(scope="module")
 def opener(checkpoint) -> Callable[[Path | None], Opened]:
     """Opens files with the tiny model."""
-    return partial(open_picture, load_models("--checkpoint", checkpoint), checkpoint)
+    return partial(open_picture, load("--checkpoint", checkpoint), checkpoint)
 
 
 @pytest.fixture
@@ -98,7 +100,7 @@ def test_a_picture_that_is_taken_away_leaves_nothing(opener, tmp_path):
 
 
 def test_another_checkpoint_may_have_other_views(checkpoint, baseline, street, tmp_path):
-    models = load_models("--checkpoint", checkpoint, baseline)
+    models = load("--checkpoint", checkpoint, baseline)
     assert open_picture(models, checkpoint, None).views == ("overlay", "segments", "heat map", "prompts", "confidence")
     opened = open_picture(models, baseline, street)
     assert opened.views == ("overlay", "confidence")
@@ -106,29 +108,29 @@ def test_another_checkpoint_may_have_other_views(checkpoint, baseline, street, t
 
 
 def test_only_checkpoints_of_the_command_line_are_read(checkpoint, baseline, street):
-    opened = open_picture(load_models("--checkpoint", checkpoint), baseline, street)
+    opened = open_picture(load("--checkpoint", checkpoint), baseline, street)
     assert opened.look is None and "none of the checkpoints of this page" in opened.message
 
 
 def test_a_damaged_checkpoint_is_a_message(checkpoint, street, tmp_path):
     (tmp_path / "damaged.pth").write_bytes(checkpoint.read_bytes()[:1000])
-    models = load_models("--checkpoint", checkpoint, tmp_path / "damaged.pth")
+    models = load("--checkpoint", checkpoint, tmp_path / "damaged.pth")
     assert "damaged.pth: not a checkpoint" in open_picture(models, tmp_path / "damaged.pth", street).message
     assert open_picture(models, checkpoint, street).message == ""
 
 
 def test_a_config_file_takes_the_place_of_that_in_the_checkpoint(checkpoint, config_path, street):
     options = ["--config-file", config_path("miniature/mtaclip_tiny.yaml"), "--checkpoint", checkpoint]
-    models = load_models(*options, "--opts", "INPUT.MIN_SIZE_TEST", 40)
+    models = load(*options, "--opts", "INPUT.MIN_SIZE_TEST", 40)
     assert open_picture(models, checkpoint, street).look.predictor.cfg.INPUT.MIN_SIZE_TEST == 40
 
 
 def test_a_missing_model_is_named(checkpoint, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"mtaclip_tiny/model_final\.pth: `make demo` makes it"):
-        load_models()
+        load()
     with pytest.raises(FileNotFoundError, match="--checkpoint: there is no file or folder 'other.pth'"):
-        load_models("--checkpoint", checkpoint, "other.pth")
+        load("--checkpoint", checkpoint, "other.pth")
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "-1", "http"])

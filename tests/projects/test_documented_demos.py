@@ -144,7 +144,7 @@ def test_documented_commands_work(clone, monkeypatch, no_display, command):
         lines = subprocess.run(piped, shell=True, check=True, capture_output=True, text=True).stdout
         monkeypatch.setattr("sys.stdin", io.StringIO(lines))
     if SCRIPTS[script] is app:
-        models = app.Models(app.make_parser().parse_args(arguments))  # without the page
+        models = app.load_models(app.make_parser().parse_args(arguments))  # without the page
         assert all(models.viewer(file).views for file in models.files)
         return
     assert SCRIPTS[script].main(arguments) == 0

@@ -399,7 +399,7 @@ def test_programs_take_a_published_model(published, tmp_path, monkeypatch):
     command = ["--config-file", str(published / "config.yaml"), "--input", "street.png", "--output", "out"]
     assert demo.main([*command, "--classes", "Straße, road, tree & bush", "--save", "ids", "--opts", *opts]) == 0
     assert np.array_equal(np.asarray(Image.open("out/street_ids.png")), expected)
-    models = app.Models(app.make_parser().parse_args(["--checkpoint", str(published), "--device", "cpu"]))
+    models = app.load_models(app.make_parser().parse_args(["--checkpoint", str(published), "--device", "cpu"]))
     viewer = models.viewer(published)
     assert viewer.palette.names == NAMES and np.array_equal(viewer.look(picture()).labels, expected)
 
