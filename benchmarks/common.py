@@ -1,19 +1,26 @@
-"""What the benchmarks share: the machine's description, peak memory, the report."""
+"""What the benchmarks share: descriptions of machine and libraries, peak memory, the report, types of options."""
 
+import argparse
 import ctypes
 import datetime
 import json
 import os
 import platform
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
+import mtaclip
 from mtaclip.ops import compiled, library
 
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+SMALLEST = 64  # pixels of an edge; below, a batch of one has nothing to normalise at stride 32
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -65,3 +72,46 @@ def write_report(file: Path, report: dict[str, Any]) -> None:
     """Write a report as JSON, making the folder."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def versions() -> dict[str, str]:
+    """Of what is compared."""
+    found = {"mtaclip": mtaclip.__version__}
+    for name in ("open_clip_torch", "transformers"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def check_bfloat16() -> None:
+    """Stop with advice where a bf16 product kills the process, as in virtual machines that only announce AMX.
+
+    Raises:
+        SystemExit: it does.
+    """
+    product = "import torch; a = torch.ones(64, 64, dtype=torch.bfloat16); a @ a"
+    if subprocess.run([sys.executable, "-W", "ignore", "-c", product]).returncode == -signal.SIGILL:
+        raise SystemExit(
+            "--types bfloat16: this machine announces instructions (AMX) that it then refuses; set the environment "
+            "variable ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16, or AVX512_CORE, and run again."
+        )
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """ "512x1024" -> (512, 1024), height first."""
+    parts = text.split("x")
+    if len(parts) != 2 or not all(part.isdigit() for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH, such as 512x1024")
+    size = int(parts[0]), int(parts[1])
+    if any(edge % 32 or edge < SMALLEST for edge in size):
+        raise argparse.ArgumentTypeError(f"{text!r}: height and width must be multiples of 32 from {SMALLEST} on")
+    return size
+
+
+def positive(text: str) -> int:
+    """A number from 1 on."""
+    if not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return int(text)

@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import machine, peak_mb, write_report
+from common import check_bfloat16, image_size, machine, peak_mb, positive, versions, write_report
 from PIL import Image
 from torch import Tensor, nn
-from train_step import Stopwatch, check_bfloat16, hooked, image_size, positive, seconds, versions
+from train_step_measurement import Stopwatch, hooked, seconds
 from train_step_models import (
     MODELS,
     Case,

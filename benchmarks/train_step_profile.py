@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import machine, write_report
+from common import check_bfloat16, image_size, machine, positive, write_report
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
-from train_step import check_bfloat16, image_size, positive
 from train_step_models import MODELS, Case, known_configs, make_model, make_samples, transformers_problem
 
 PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "mkldnn_convolution", "convolution_backward"}
@@ -55,7 +54,7 @@ def analyse(name: str, case: Case, rate: float, steps: int, folder: Path) -> dic
     largest = sorted(rest, key=rest.get, reverse=True)[:REST]
     gflop = counter.get_total_flops() / 1e9
     return {
-        "gflop_of_products": round(gflop, 1),
+        "gflop_of_products": round(gflop, 3),
         "products_at_best_s": round(gflop / rate, 3),
         "products_s": round(sum(times.values()) - sum(rest.values()), 3),
         "rest_s": round(sum(rest.values()), 3),
