@@ -32,7 +32,7 @@ HEADERS = {
     "faults": ("Fault", "Tried", "Outcome"),
     "inputs": ("Input", "Cases", "Outcome"),
     "determinism": ("What", "Compared", "Outcome"),
-    "leaks": ("Work", "Memory", "Bound", "Threads, files, processes"),
+    "leaks": ("Work", "Memory per unit", "Bound", "Objects per unit", "Threads / files / processes"),
 }
 
 

@@ -22,8 +22,8 @@ def use_deterministic(cfg: CfgNode) -> None:
     workspace = os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", _WORKSPACES[0])
     if workspace not in _WORKSPACES:
         raise ValueError(
-            f"SOLVER.DETERMINISTIC: the variable CUBLAS_WORKSPACE_CONFIG is {workspace!r}, with which products on a GPU "
-            f"differ from run to run: unset it, or set it to {' or '.join(_WORKSPACES)}."
+            f"SOLVER.DETERMINISTIC: the variable CUBLAS_WORKSPACE_CONFIG is {workspace!r}, with which products on a "
+            f"GPU differ from run to run: unset it, or set it to {' or '.join(_WORKSPACES)}."
         )
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
@@ -39,8 +39,8 @@ def check_deterministic(cfg: CfgNode) -> None:
         return
     if cfg.SEED < 0:
         raise ValueError(
-            f"SOLVER.DETERMINISTIC needs one seed for all runs, and SEED {cfg.SEED} draws a new one each time: set SEED "
-            "to 0 or more."
+            f"SOLVER.DETERMINISTIC needs one seed for all runs, and SEED {cfg.SEED} draws a new one each time: set "
+            "SEED to 0 or more."
         )
     if cfg.CUDNN_BENCHMARK:
         raise ValueError(
