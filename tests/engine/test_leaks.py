@@ -209,6 +209,23 @@ def test_a_leak_is_seen(tmp_path):
     assert grown["files"] == 2 and grown["threads"] == grown["processes"] == 0
 
 
+def test_a_training_keeps_the_last_values_of_a_loss(miniature, tmp_path):
+    """Those of a step are a few kB, of which a long training takes hundreds of thousands."""
+
+    class Many(HookBase):
+        def after_step(self) -> None:
+            for value in range(3000):
+                self.trainer.storage.put_scalar("many", value)
+
+    options = [*SMALL, "SOLVER.MAX_ITER", "1", "TEST.EVAL_PERIOD", "0", "DATALOADER.NUM_WORKERS", "0"]
+    trainer = Trainer(setup_cfg(TINY, [*options, "DATASETS.TEST", "()", "OUTPUT_DIR", str(tmp_path)], device="cpu"))
+    trainer.register_hooks([Many()])
+    trainer.train()
+    history = trainer.storage.history("many")
+    assert [value for value, _ in history.values()] == list(range(2000, 3000))
+    assert history.global_avg() == pytest.approx(1499.5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "every", "what"),
