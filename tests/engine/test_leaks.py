@@ -68,6 +68,7 @@ class Meter:
 
     def __init__(self, every: int) -> None:
         self.every, self.count, self.found = every, 0, []
+        gc.freeze()  # what is there already need not be counted
 
     def __call__(self, *_: object) -> None:
         """Count one more."""
