@@ -49,14 +49,20 @@ NAMES = ("memory", "mappings", "objects", "threads", "files", "processes")
 
 
 def usage() -> tuple[int, ...]:
-    """What this process holds: memory that belongs to no file, in bytes, and the numbers of the other `NAMES`."""
+    """What this process holds, by `NAMES`; memory is in bytes, and also that of the processes it has started."""
     gc.collect()
     threads = list(Path("/proc/self/task").iterdir())
-    children = [(thread / "children").read_text().split() for thread in threads]
-    (memory,) = re.findall(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    children = [child for thread in threads for child in (thread / "children").read_text().split()]
+    memory = sum(map(own_memory, ["self", *children]))
     mappings = Path("/proc/self/maps").read_text().count("\n")
     files = len(os.listdir("/proc/self/fd"))
-    return int(memory) * 1024, mappings, len(gc.get_objects()), len(threads), files, sum(map(len, children))
+    return memory, mappings, len(gc.get_objects()), len(threads), files, len(children)
+
+
+def own_memory(process: str) -> int:
+    """Resident memory that belongs to no file, in bytes; 0 of a process that has just ended."""
+    found = re.findall(r"RssAnon:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
+    return 1024 * sum(map(int, found))
 
 
 class Meter:

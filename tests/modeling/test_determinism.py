@@ -9,14 +9,16 @@ from mtaclip.engine import Trainer, setup_cfg
 
 SMALL = ["INPUT.CROP.SIZE", "(64,64)", "MODEL.MTACLIP.LOSS.NUM_POINTS", "64", "DATALOADER.NUM_WORKERS", "0"]
 # Operations of training whose gradients on a GPU have other bits in every run or are refused, by their nodes' names:
-# those of PyTorch's documentation of `use_deterministic_algorithms` that are computed by a node of their own.
+# those of PyTorch's documentation of `use_deterministic_algorithms` that are computed by a node of their own. Bilinear
+# `interpolate`, which it lists too, is composed of others on a GPU.
 REFUSED = ("GridSampler", "AdaptiveAvgPool", "AdaptiveMaxPool", "NllLoss2D", "NllLossND", "ReflectionPad", "Bicubic")
 
 
 @pytest.fixture
 def deterministic(monkeypatch):
     """Options; what they change in this process is undone."""
-    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that it is put back
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
     yield ["SOLVER.DETERMINISTIC", "True", *SMALL]
     torch.use_deterministic_algorithms(False)
 
