@@ -100,7 +100,9 @@ def training(meter: Meter, folder: Path) -> None:
         def after_step(self) -> None:
             meter()
 
-    options = [*SMALL, "SOLVER.MAX_ITER", "2000", "SOLVER.CHECKPOINT_PERIOD", "100", "TEST.EVAL_PERIOD", "200"]
+    shallow = ["MODEL.MTACLIP.DECODER.LAYERS", "1", "MODEL.MTACLIP.PIXEL_DECODER.LAYERS", "1"]
+    periods = ["SOLVER.MAX_ITER", "2000", "SOLVER.CHECKPOINT_PERIOD", "100", "TEST.EVAL_PERIOD", "200"]
+    options = [*SMALL, *shallow, *periods]
     trainer = Trainer(setup_cfg(TINY, [*options, "OUTPUT_DIR", str(folder)], device="cpu"))
     trainer.register_hooks([Measure()])
     trainer.train()
