@@ -172,6 +172,8 @@ def _add_solver(cfg: CN) -> None:
     cfg.SOLVER.RECOMPUTE = False
     # Matrix products in TensorFloat-32 on GPUs that have it, where autocast does not apply.
     cfg.SOLVER.TF32 = False
+    # The same bits in every run on the same machine, also on a GPU, where it costs time (docs/reliability.md).
+    cfg.SOLVER.DETERMINISTIC = False
     # Steps with a loss, cost or gradient that is not finite which may be left out before one ends the training.
     cfg.SOLVER.SKIP_NONFINITE = 0
     # Parts that a batch is computed in, one after the other: same gradients, less memory.

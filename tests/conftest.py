@@ -28,7 +28,12 @@ from tests.reliability import markdown, replace_table  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = pytest.StashKey[dict[str, list[tuple[str, ...]]]]()
-HEADERS = {"faults": ("Fault", "Tried", "Outcome"), "inputs": ("Input", "Cases", "Outcome")}
+HEADERS = {
+    "faults": ("Fault", "Tried", "Outcome"),
+    "inputs": ("Input", "Cases", "Outcome"),
+    "determinism": ("What", "Compared", "Outcome"),
+    "leaks": ("Work", "Memory per unit", "Bound", "Objects per unit", "Threads / files / processes"),
+}
 
 
 def pytest_addoption(parser):

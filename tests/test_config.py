@@ -117,6 +117,8 @@ def test_every_key_is_read(miniature, shapes, tmp_path, monkeypatch):
         (["MODEL.SEM_SEG_HEAD.NUM_CLASSES", "20"], ["NUM_CLASSES", "20", "19"]),
         (["SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", "fp16"], ["SOLVER.AMP.DTYPE", "bf16"]),
         (["SOLVER.COMPILE", "True", "SOLVER.RECOMPUTE", "True"], ["SOLVER.COMPILE", "SOLVER.RECOMPUTE"]),
+        (["SOLVER.DETERMINISTIC", "True", "SEED", "-1"], ["SOLVER.DETERMINISTIC", "SEED -1"]),
+        (["SOLVER.DETERMINISTIC", "True", "CUDNN_BENCHMARK", "True"], ["SOLVER.DETERMINISTIC", "CUDNN_BENCHMARK"]),
         (["SOLVER.AMP.DTYPE", "fp8"], ["SOLVER.AMP.DTYPE", "fp8"]),
         (["SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "value"], ["CLIP_TYPE", "full_model"]),
         (["SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR"], ["LR_SCHEDULER_NAME", "WarmupPolyLR"]),

@@ -1,9 +1,9 @@
 """What the processes that read data do when signals arrive."""
 
-import atexit
 import multiprocessing
 import os
 import signal
+from multiprocessing.util import Finalize
 from types import FrameType
 
 
@@ -12,12 +12,12 @@ class StopSignals:
 
     A scheduler signals all processes of a job, and a worker that died of it would take the training process along
     before that has written its checkpoint. The training process ends its workers itself; where it has to do so by
-    force, with SIGTERM, it says `release` before, at the latest when it exits.
+    force, with SIGTERM, it says `release` before, at the latest when it exits or lets go of this object.
     """
 
     def __init__(self) -> None:
         self._released = multiprocessing.Event()
-        atexit.register(self.release)
+        Finalize(self, self._released.set, exitpriority=0)  # before multiprocessing ends what still runs
 
     def __call__(self, _: int) -> None:
         """Prepare a worker."""

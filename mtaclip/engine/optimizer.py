@@ -8,6 +8,7 @@ from detectron2.config import CfgNode
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from mtaclip.modeling.determinism import check_deterministic
 from mtaclip.modeling.performance import amp_dtype
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
@@ -30,6 +31,7 @@ def check_solver(cfg: CfgNode) -> None:
     if solver.LR_SCHEDULER_NAME != "WarmupPolyLR":
         raise ValueError(f'SOLVER.LR_SCHEDULER_NAME must be "WarmupPolyLR", got {solver.LR_SCHEDULER_NAME!r}.')
     amp_dtype(cfg)
+    check_deterministic(cfg)
     if solver.COMPILE and solver.RECOMPUTE:
         raise ValueError(
             "SOLVER.COMPILE and SOLVER.RECOMPUTE exclude each other: a compiler decides itself what to compute again. "

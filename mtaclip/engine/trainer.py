@@ -3,7 +3,7 @@
 import logging
 import weakref
 from collections import OrderedDict
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -12,6 +12,7 @@ from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference_on_dataset
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
+from fvcore.common.history_buffer import HistoryBuffer
 from torch import nn
 
 from mtaclip.checkpoint import Checkpointer
@@ -37,6 +38,7 @@ from mtaclip.modeling.build import build_model
 from mtaclip.modeling.performance import amp_dtype, autocast, speed_up
 
 _logger = logging.getLogger(__name__)
+_HISTORY = 1000  # last values of a loss that are kept; the time that is left is estimated from so many steps
 # What a resumed run may change, and what becomes of it.
 _CHANGEABLE = {
     "DATASETS.TRAIN": "the images are those of the new setting from here on",
@@ -157,6 +159,7 @@ class Trainer(DefaultTrainer):
     def before_train(self) -> None:
         """Start reading data, at the iteration that comes next."""
         self._trainer.data_loader = build_train_loader(self.cfg, seed=self.seed, start=self.start_iter)
+        self.storage.histories().default_factory = partial(HistoryBuffer, max_length=_HISTORY)
         super().before_train()
 
     def after_train(self) -> None:

@@ -5,8 +5,9 @@ corner; everything outside the image is zero. Sampling is bilinear with pixel ce
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from mtaclip.ops.sampling import sample_bilinear
 
 
 def sample_maps(maps: Tensor, points: Tensor) -> Tensor:
@@ -20,7 +21,7 @@ def sample_maps(maps: Tensor, points: Tensor) -> Tensor:
         (B, C, P).
     """
     grid = (2 * points - 1)[:, :, None]
-    return F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)[..., 0]
+    return sample_bilinear(maps, grid)[..., 0]
 
 
 class PointSampler:

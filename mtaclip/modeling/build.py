@@ -5,6 +5,7 @@ from detectron2.modeling import build_model as build_registered
 from torch import nn
 
 from mtaclip.modeling.clip import fetch_pretrained
+from mtaclip.modeling.determinism import use_deterministic
 
 _NEED_CLIP = {"classes", "contexts", "text"}  # parts that, when they start anew, may need more of its text tower
 
@@ -18,8 +19,9 @@ def build_model(cfg: CfgNode) -> nn.Module:
         cfg: a complete configuration; it is not changed.
 
     Raises:
-        ValueError: CLIP's weights are not there or do not fit.
+        ValueError: CLIP's weights are not there or do not fit; see also `use_deterministic`.
     """
+    use_deterministic(cfg)
     has_texts = cfg.MODEL.MTACLIP.TEXT.ENABLED
     if cfg.MODEL.WEIGHTS and not (has_texts and _NEED_CLIP.intersection(cfg.MODEL.WEIGHTS_REINIT)):
         cfg = cfg.clone()

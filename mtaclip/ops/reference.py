@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from mtaclip.ops.sampling import sample_bilinear
 
 
 def ms_deform_attn_reference(
@@ -28,7 +29,7 @@ def ms_deform_attn_reference(
 def ms_deform_attn_classic_reference(
     value: Tensor, spatial_shapes: Sequence[tuple[int, int]], sampling_locations: Tensor, attention_weights: Tensor
 ) -> Tensor:
-    """Level by level with `grid_sample`, so that one level's samples are alive at a time.
+    """Level by level with bilinear samples, so that one level's samples are alive at a time.
 
     Arguments and result are those of `mtaclip.ops.ms_deform_attn_classic`; sums are in float32 or float64.
     """
@@ -42,7 +43,7 @@ def ms_deform_attn_classic_reference(
         for level, (height, width) in enumerate(spatial_shapes):
             pixels = maps[level].permute(0, 2, 3, 1).reshape(batch * heads, channels, height, width)
             grid = (2 * sampling_locations[:, :, :, level].to(precise) - 1).transpose(1, 2).flatten(0, 1)
-            samples = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+            samples = sample_bilinear(pixels, grid)
             output = output + (samples * weights[:, None, :, level]).sum(-1)
     return output.view(batch, heads * channels, queries).transpose(1, 2).to(value.dtype)
 

@@ -84,5 +84,16 @@ def test_an_error_ends_the_process_and_its_workers():
         os.killpg(process.pid, 0)
 
 
+def test_nothing_stays_of_a_loader_that_is_done():
+    """An evaluation makes one each time; semaphores are mappings of memory, of which a process has 65,530."""
+    from mtaclip.data.workers import StopSignals
+
+    StopSignals()
+    before = len(Path("/proc/self/maps").read_text().splitlines())
+    for _ in range(100):
+        StopSignals()
+    assert len(Path("/proc/self/maps").read_text().splitlines()) < before + 100
+
+
 if __name__ == "__main__":
     read(sys.argv[1] == "broken")
