@@ -17,7 +17,7 @@ PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 DEMO := $(RUN) projects/MTACLIP/tools/run_demo.py
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo demo-baseline test test-oracles test-all gpu-check lint format clean
+.PHONY: help env demo demo-baseline test test-oracles test-all test-inputs gpu-check lint format clean
 
 help: ## list the targets
 	@echo "Targets of MTA-CLIP (variables: PYTHON=$(PYTHON) VENV=$(VENV) TORCH_INDEX=$(TORCH_INDEX)):"
@@ -42,6 +42,9 @@ test-oracles: env ## compare with the stored results of independent implementati
 
 test-all: lint ## lint and all tests, with many more random inputs
 	MTACLIP_EXAMPLES=1000 $(RUN) -m pytest -q
+
+test-inputs: env ## many bad inputs, made at random; writes their table into docs/reliability.md
+	MTACLIP_EXAMPLES=2000 $(RUN) -m pytest -q tests/inputs --write-tables
 
 gpu-check: env ## check, test and time the compiled operator on a GPU
 	$(RUN_ON_GPU) -m mtaclip.ops.check --device cuda

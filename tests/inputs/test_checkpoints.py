@@ -59,11 +59,12 @@ NAMES = st.sampled_from(("weights.pth", "weights.pkl", "weights.safetensors", "w
 
 
 @given(content=damaged(FILES) | st.binary(max_size=80), name=NAMES)
-def test_a_weight_file_is_tensors_or_a_sentence(write, content, name):
+def test_a_weight_file_is_tensors_or_a_sentence(write, cases, content, name):
     path = write(content, name)
     for read in (read_content, read_inert, read_checkpoint):
         try:
-            found = read(path)
+            with cases:
+                found = read(path)
         except (ValueError, OSError) as error:
             check_sentence(error)
             assert str(path) in str(error)
@@ -99,11 +100,12 @@ def test_compressed_tensors_are_refused_before_they_fill_the_memory(write):
         | st.dictionaries(st.text(max_size=3), st.text(max_size=3) | st.integers()),
     )
 )
-def test_a_header_of_safetensors_is_tensors_or_a_sentence(write, header):
+def test_a_header_of_safetensors_is_tensors_or_a_sentence(write, cases, header):
     text = json.dumps(header).encode()
     path = write(len(text).to_bytes(8, "little") + text + bytes(4), "weights.safetensors")
     try:
-        read_checkpoint(path)
+        with cases:
+            read_checkpoint(path)
     except ValueError as error:
         check_sentence(error)
 
@@ -125,10 +127,11 @@ def test_a_header_of_safetensors_is_tensors_or_a_sentence(write, header):
 @example(index=b"[" * 100_000)
 @example(index=b'{"weight_map": {"a": "\\u0000"}}')
 @example(index=b'{"weight_map": {"a": "model.safetensors.index.json"}}')
-def test_an_index_of_weight_files_is_tensors_or_a_sentence(write, index):
+def test_an_index_of_weight_files_is_tensors_or_a_sentence(write, cases, index):
     folder = write(index, "model.safetensors.index.json").parent
     (folder / "x.bin").write_bytes(whole_files()["torch before 1.6"])
     try:
-        assert read_checkpoint(folder)["model"]
+        with cases:
+            assert read_checkpoint(folder)["model"]
     except (ValueError, OSError) as error:
         check_sentence(error)

@@ -119,10 +119,11 @@ TEXTS = st.one_of(
 @example(content=b"VERSION: 1\n", opts=[])
 @example(content=b"", opts=["MODEL", "{}"])
 @given(content=TEXTS, opts=OPTIONS)
-def test_a_config_is_checked_or_refused_in_a_sentence(write, content, opts):
+def test_a_config_is_checked_or_refused_in_a_sentence(write, cases, content, opts):
     path = write(content, "config.yaml")
     try:
-        cfg = setup_cfg(path, opts, device="cpu")
+        with cases:
+            cfg = setup_cfg(path, opts, device="cpu")
     except (ValueError, OSError) as error:
         check_sentence(error)
     else:
@@ -135,10 +136,12 @@ USED = [key for key in DEFAULTS if key.startswith(CALLED_FOR)]
 @example(settings={"DATASETS.TRAIN": [[]]})
 @example(settings={"MODEL.WEIGHTS_REINIT": [{}]})
 @given(settings=st.dictionaries(st.sampled_from(USED), VALUES, min_size=1, max_size=2))
-def test_a_setting_of_a_shipped_config_is_checked_or_refused_in_a_sentence(miniature_root, settings):
+def test_a_setting_of_a_shipped_config_is_checked_or_refused_in_a_sentence(miniature_root, cases, settings):
+    opts = [str(x) for pair in settings.items() for x in pair]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DETECTRON2_DATASETS", str(miniature_root))
         try:
-            setup_cfg(CONFIGS / "miniature" / "mtaclip_tiny.yaml", [str(x) for pair in settings.items() for x in pair])
+            with cases:
+                setup_cfg(CONFIGS / "miniature" / "mtaclip_tiny.yaml", opts)
         except (ValueError, OSError) as error:
             check_sentence(error)

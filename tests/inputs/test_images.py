@@ -65,12 +65,13 @@ IMAGES = st.builds(
 @example(content=b"DDS " + bytes(200), name="image.png")
 @example(content=b"DDS |" + bytes(200), name="image.png")
 @given(content=damaged(IMAGES), name=NAMES)
-def test_an_image_is_pixels_or_a_sentence(write, content, name):
+def test_an_image_is_pixels_or_a_sentence(write, cases, content, name):
     path = write(content, name)
     try:
-        file = ImageFile(path)
-        top = file.top(1)
-        pixels = file.top(file.height)
+        with cases:
+            file = ImageFile(path)
+            top = file.top(1)
+            pixels = file.top(file.height)
     except UnusableFileError as error:
         assert error.path == str(path) and str(error).startswith("image ") and "\n" not in str(error)
         with pytest.raises(UnusableFileError):
@@ -82,14 +83,15 @@ def test_an_image_is_pixels_or_a_sentence(write, content, name):
 
 
 @given(content=damaged(IMAGES), name=NAMES, label_format=st.sampled_from(("train_ids", "ade20k")))
-def test_a_label_map_is_train_ids_or_a_sentence(write, content, name, label_format):
+def test_a_label_map_is_train_ids_or_a_sentence(write, cases, content, name, label_format):
     path = write(content, name)
     for read, dtype in (
         (lambda: read_label_map(path, label_format), np.uint8),
         (lambda: read_instance_map(path), np.uint16),
     ):
         try:
-            labels = read()
+            with cases:
+                labels = read()
         except UnusableFileError as error:
             assert error.path == str(path) and "\n" not in str(error)
         else:

@@ -51,11 +51,12 @@ SCORES = {
 @example(content=b"[" * 100_000)
 @example(content=json.dumps({**SCORES, "num_images": float("inf")}).encode())
 @given(content=texts(SCORES, "mIoU", "IoU-wall"))
-def test_scores_are_compared_or_refused_in_a_sentence(write, content):
+def test_scores_are_compared_or_refused_in_a_sentence(write, cases, content):
     path = write(content, "scores_ade20k.json")
     try:
-        evaluation = read_scores(path)
-        check_comparable([evaluation, evaluation])
+        with cases:
+            evaluation = read_scores(path)
+            check_comparable([evaluation, evaluation])
     except (ValueError, OSError) as error:
         check_sentence(error)
     else:
@@ -81,10 +82,11 @@ LINES = st.lists(
 @example(content=b"[" * 100_000 + b"\n{}\n")
 @example(content=b'{"iteration": 1, "other": 2}\n')
 @given(content=damaged(LINES))
-def test_metrics_are_drawn_or_refused_in_a_sentence(write, content):
+def test_metrics_are_drawn_or_refused_in_a_sentence(write, cases, content):
     path = write(content, "metrics.json")
     try:
-        draw_curves(path, path.with_name("curves.png"))
+        with cases:
+            draw_curves(path, path.with_name("curves.png"))
     except (ValueError, OSError) as error:
         check_sentence(error)
 
@@ -93,10 +95,11 @@ CLASSES = {"classes": [{"name": "wall", "colour": [1, 2, 3]}, {"name": "sky", "c
 
 
 @given(content=texts(CLASSES, "name", "colour"))
-def test_published_classes_are_read_or_refused_in_a_sentence(write, content):
+def test_published_classes_are_read_or_refused_in_a_sentence(write, cases, content):
     path = write(content, "classes.json")
     try:
-        palette = read_classes(path.parent, 2)
+        with cases:
+            palette = read_classes(path.parent, 2)
     except (ValueError, OSError) as error:
         check_sentence(error)
     else:
@@ -111,12 +114,13 @@ CONFIG = {"SEED": 3, "MODEL": {"CLIP": {"ARCH": "RN50"}}, "DATASETS": {"TRAIN": 
 @example(content=b"MODEL: {CLIP: {ARCH: null}}\n")
 @example(content=b'{"SEED": "\\u001b[2J"}')
 @given(content=texts(CONFIG, "CLIP", "ARCH", "MTACLIP", "TEXT", "VOCABULARY", "TRAIN"))
-def test_a_published_config_is_read_or_refused_in_a_sentence(write, content):
+def test_a_published_config_is_read_or_refused_in_a_sentence(write, cases, content):
     path = write(content, "config.yaml")
     for name in ("classes.json", "model.safetensors"):
         path.with_name(name).write_bytes(b"")
     try:
-        read_folder(path.parent)
+        with cases:
+            read_folder(path.parent)
     except (ValueError, OSError) as error:
         check_sentence(error)
 
@@ -131,9 +135,10 @@ MODEL = {
 @example(content=b"[" * 100_000)
 @example(content=b"[]")
 @given(content=texts(MODEL, "image_size", "layers", "width"))
-def test_a_model_config_is_read_or_refused_in_a_sentence(write, content):
+def test_a_model_config_is_read_or_refused_in_a_sentence(write, cases, content):
     path = write(content, "small.json")
     try:
-        assert isinstance(clip_config(str(path)), dict)
+        with cases:
+            assert isinstance(clip_config(str(path)), dict)
     except (ValueError, OSError) as error:
         check_sentence(error)
