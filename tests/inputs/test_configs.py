@@ -1,8 +1,5 @@
 """Configs and options of all kinds: a configuration that the checks have seen, or one sentence."""
 
-from functools import cache
-from pathlib import Path
-
 import pytest
 import yaml
 from detectron2.config import CfgNode
@@ -11,10 +8,9 @@ from hypothesis import strategies as st
 
 from mtaclip.engine import setup_cfg
 from mtaclip.merging import default_config
+from tests.inputs.files import CONFIGS, configs
 from tests.inputs.mutations import damaged
 from tests.inputs.sentences import check_sentence
-
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
 def flat(node: CfgNode, prefix: str = "") -> dict[str, object]:
@@ -85,11 +81,6 @@ def nested(draw: st.DrawFn) -> bytes:
     return yaml.dump(tree, allow_unicode=draw(st.booleans())).encode("utf-8", "surrogatepass")
 
 
-@cache
-def shipped() -> list[bytes]:
-    return [path.read_bytes() for path in sorted(CONFIGS.rglob("*.yaml"))]
-
-
 BOMB = "A: &a [x, x]\n" + "".join(
     f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdefghi", "bcdefghij", strict=True)
 )
@@ -100,7 +91,7 @@ SECTIONS = "A: &a {x: 1}\n" + "".join(
 TEXTS = st.one_of(
     nested(),
     damaged(nested()),
-    damaged(st.sampled_from(shipped())),
+    damaged(st.sampled_from(configs())),
     st.binary(max_size=40),
     st.text("{}[]:-?&*!|>'\"#%@` \nA1,<~", max_size=30).map(str.encode),
 )

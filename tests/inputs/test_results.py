@@ -9,6 +9,7 @@ from mtaclip.evaluation.comparison import check_comparable, comparison_markdown,
 from mtaclip.modeling.clip import clip_config
 from mtaclip.publishing.folder import read_classes, read_folder
 from mtaclip.visualization.curves import draw_curves
+from tests.inputs.files import CLASSES, CLIP_MODEL, PUBLISHED, SCORES
 from tests.inputs.mutations import damaged
 from tests.inputs.sentences import check_sentence
 
@@ -37,15 +38,6 @@ def texts(good: dict, *keys: str) -> st.SearchStrategy[bytes]:
     others = st.dictionaries(st.sampled_from(sorted(good)), trees(*keys), max_size=2)
     changed = others.map(lambda other: json.dumps({**good, **other}).encode())
     return changed | damaged(changed) | trees(*good, *keys).map(lambda tree: json.dumps(tree).encode())
-
-
-SCORES = {
-    "dataset": "ade20k",
-    "num_images": 2,
-    "weights": "model.pth",
-    "class_names": ["wall", "sky"],
-    "scores_percent": {"mIoU": 50.0, "IoU-wall": 25.0, "IoU-sky": None},
-}
 
 
 @example(content=b"[" * 100_000)
@@ -91,9 +83,6 @@ def test_metrics_are_drawn_or_refused_in_a_sentence(write, cases, content):
         check_sentence(error)
 
 
-CLASSES = {"classes": [{"name": "wall", "colour": [1, 2, 3]}, {"name": "sky", "colour": [4, 5, 6]}]}
-
-
 @given(content=texts(CLASSES, "name", "colour"))
 def test_published_classes_are_read_or_refused_in_a_sentence(write, cases, content):
     path = write(content, "classes.json")
@@ -107,13 +96,10 @@ def test_published_classes_are_read_or_refused_in_a_sentence(write, cases, conte
         assert "".join(palette.names).encode().strip()
 
 
-CONFIG = {"SEED": 3, "MODEL": {"CLIP": {"ARCH": "RN50"}}, "DATASETS": {"TRAIN": ["ade20k_sem_seg_train"]}}
-
-
 @example(content=b"DATASETS: {TRAIN: [[]]}\n")
 @example(content=b"MODEL: {CLIP: {ARCH: null}}\n")
 @example(content=b'{"SEED": "\\u001b[2J"}')
-@given(content=texts(CONFIG, "CLIP", "ARCH", "MTACLIP", "TEXT", "VOCABULARY", "TRAIN"))
+@given(content=texts(PUBLISHED, "CLIP", "ARCH", "MTACLIP", "TEXT", "VOCABULARY", "TRAIN"))
 def test_a_published_config_is_read_or_refused_in_a_sentence(write, cases, content):
     path = write(content, "config.yaml")
     for name in ("classes.json", "model.safetensors"):
@@ -125,16 +111,9 @@ def test_a_published_config_is_read_or_refused_in_a_sentence(write, cases, conte
         check_sentence(error)
 
 
-MODEL = {
-    "embed_dim": 4,
-    "vision_cfg": {"image_size": 8, "layers": 1, "width": 8, "patch_size": 4},
-    "text_cfg": {"context_length": 4, "vocab_size": 8, "width": 8, "heads": 2, "layers": 1},
-}
-
-
 @example(content=b"[" * 100_000)
 @example(content=b"[]")
-@given(content=texts(MODEL, "image_size", "layers", "width"))
+@given(content=texts(CLIP_MODEL, "image_size", "layers", "width"))
 def test_a_model_config_is_read_or_refused_in_a_sentence(write, cases, content):
     path = write(content, "small.json")
     try:
