@@ -11,10 +11,12 @@ import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import mtaclip  # noqa: F401  (before Detectron2: it repairs the 0.6 release)
 
 # isort: split
+import numpy as np
 import torch
 
 from mtaclip.checkpoint.files import read_content
@@ -82,16 +84,27 @@ def _archive(members: dict[str, bytes]) -> bytes:
     return file.getvalue()
 
 
-_STORAGES = {"version": b"3\n", "byteorder": b"little", **{f"data/{key}": bytes(64) for key in range(8)}}
+_STORAGES = {"version": b"3\n", "byteorder": b"little", **{f"data/{key}": bytes(16) for key in range(4)}}
 
 
-def _pickles(*kinds: str) -> list[bytes]:
-    """The data.pkl of zip files."""
-    pickles = []
-    for kind in kinds:
-        with zipfile.ZipFile(io.BytesIO(files.checkpoints()[kind])) as archive:
-            pickles += [archive.read(name) for name in archive.namelist() if name.endswith("/data.pkl")]
-    return pickles
+def _pickled(content: object, save: Callable[[object, BinaryIO], object] = torch.save) -> bytes:
+    """The data.pkl of a file, whose tensors have 16 bytes each."""
+    file = io.BytesIO()
+    save(content, file)
+    with zipfile.ZipFile(file) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
+        return archive.read(name)
+
+
+def _torch_pickles() -> list[bytes]:
+    state = {"a": torch.zeros(4), "b": torch.zeros(2, dtype=torch.int64)}
+    others = {"meta": np.float64(3), "names": files.Setting, "config": "SEED: 3\n"}
+    return [_pickled({"model": state, **others}), _pickled({"state_dict": state, "iteration": 3}), _pickled(state)]
+
+
+def _script_pickles() -> list[bytes]:
+    model = torch.nn.Sequential(*(torch.nn.Linear(2, 2, bias=False) for _ in range(2)))
+    return [_pickled(torch.jit.script(model), torch.jit.save)]
 
 
 def _foreign_states() -> list[bytes]:
@@ -103,13 +116,7 @@ def _foreign_states() -> list[bytes]:
         "text_model.embeddings.token_embedding.weight",
         "module.texts.contexts",
     )
-    made = []
-    for name in names:
-        file = io.BytesIO()
-        torch.save({"model": {name: torch.zeros(2, 2)}}, file)
-        with zipfile.ZipFile(file) as archive:
-            made.append(archive.read("archive/data.pkl"))
-    return made
+    return [_pickled({"model": {name: torch.zeros(2, 2)}}) for name in names]
 
 
 def _as_json(*contents: object) -> Callable[[], list[bytes]]:
@@ -194,13 +201,13 @@ TARGETS = {
     "torch": Target(
         "weights.pth",
         (read_content, read_inert, read_checkpoint),
-        lambda: _pickles("torch", "objects", "other keys"),
+        _torch_pickles,
         wrap=lambda content: _archive({"data.pkl": content, **_STORAGES}),
     ),
     "torchscript": Target(
         "weights.pt",
         (read_checkpoint, read_clip),
-        lambda: _pickles("torchscript"),
+        _script_pickles,
         wrap=lambda content: _archive({"data.pkl": content, "constants.pkl": b"\x80\x02).", **_STORAGES}),
     ),
     "foreign": Target(
