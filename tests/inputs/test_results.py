@@ -2,11 +2,14 @@
 
 import json
 
+import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mtaclip.evaluation.comparison import check_comparable, comparison_markdown, comparison_page, read_scores
+from mtaclip.merging import default_config
 from mtaclip.modeling.clip import clip_config
+from mtaclip.publishing.card import model_card
 from mtaclip.publishing.folder import read_classes, read_folder
 from mtaclip.visualization.curves import draw_curves
 from tests.inputs.files import CLASSES, CLIP_MODEL, PUBLISHED, SCORES
@@ -54,6 +57,19 @@ def test_scores_are_compared_or_refused_in_a_sentence(write, cases, content):
     else:
         comparison_page(["a", "b"], [evaluation, evaluation]).encode()
         comparison_markdown(["a", "b"], [evaluation, evaluation]).encode()
+
+
+@given(content=texts(SCORES, "mIoU", "IoU-wall"))
+def test_scores_are_in_a_model_card_or_refused_in_a_sentence(write, cases, content):
+    path = write(content, "scores_ade20k.json")
+    try:
+        with cases:
+            card = model_card("model", default_config(), ["wall", "sky"], [read_scores(path)], "other")
+    except (ValueError, OSError) as error:
+        check_sentence(error)
+    else:
+        front_matter = yaml.safe_load(card.encode().decode().split("---\n")[1])
+        assert front_matter["library_name"] == "mtaclip"
 
 
 LINES = st.lists(
