@@ -9,17 +9,15 @@ timeout, oom). With such a file in the place of the options, that input is tried
 
 import argparse
 import os
-import shutil
 import sys
 from pathlib import Path
 
 import atheris
 
 with atheris.instrument_imports(include=["mtaclip"]):
-    from tests.inputs.targets import TARGETS, Target
+    from tests.inputs.targets import TARGETS, read_all
 
 from tests.inputs.cases import Cases
-from tests.inputs.sentences import check_sentence
 
 # One input may take this many seconds and MB, PyTorch included.
 _LIMITS = ("-timeout=20", "-rss_limit_mb=3000", "-max_len=20000")
@@ -46,21 +44,6 @@ def main() -> None:
     places = [] if tried else [str(corpus), f"-artifact_prefix={args.folder}/"]
     atheris.Setup([sys.argv[0], *_LIMITS, *options, *places], read)
     atheris.Fuzz()
-
-
-def read_all(target: Target, content: bytes, folder: Path, cases: Cases) -> None:
-    """Hand an input to all that reads it, in a folder where nothing else is."""
-    for reading in target.readings:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        target.prepare(folder)
-        path = folder / target.name
-        path.write_bytes(target.wrap(content))
-        try:
-            with cases:
-                reading(path)
-        except (ValueError, OSError) as error:
-            check_sentence(error)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,8 @@
-"""What reads files of strangers, each from the bytes of one file, for `tests/inputs/fuzz.py`.
-
-A target gets an empty folder and bytes. It may raise what a user is told: an OSError or ValueError of one sentence.
-"""
+"""What reads files of strangers, each from the bytes of one file, for `tests/inputs/fuzz.py`."""
 
 import io
 import json
+import shutil
 import struct
 import zipfile
 import zlib
@@ -35,6 +33,8 @@ from mtaclip.modeling.clip_weights import hugging_face_model, read_clip
 from mtaclip.publishing import folder as published
 from mtaclip.visualization.curves import read_metrics
 from tests.inputs import files
+from tests.inputs.cases import Cases
+from tests.inputs.sentences import check_sentence
 
 
 @dataclass(frozen=True)
@@ -240,3 +240,25 @@ TARGETS = {
     "hugging-face": Target("config.json", (hugging_face_model,), _as_json(_HUGGING_FACE)),
     "names": Target("names.txt", (_list_names, _find_inputs), _lines("a.png", "b.JPG", ".c.png", "*.png", "[", "**")),
 }
+
+
+def read_all(target: Target, content: bytes, folder: Path, cases: Cases) -> None:
+    """Hand an input to all that reads it, which may raise what a user is told: an OSError or ValueError, one sentence.
+
+    Args:
+        target: what reads.
+        content: the input.
+        folder: made anew for each reading.
+        cases: counts the readings.
+    """
+    for reading in target.readings:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        target.prepare(folder)
+        path = folder / target.name
+        path.write_bytes(target.wrap(content))
+        try:
+            with cases:
+                reading(path)
+        except (ValueError, OSError) as error:
+            check_sentence(error)
