@@ -18,10 +18,10 @@ class Cases:
 
     def __enter__(self) -> None:
         self._memory = _peak_mb(anew=True)
-        self._start = time.perf_counter()
+        self._start = time.process_time()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._slowest = max(self._slowest, time.perf_counter() - self._start)
+        self._slowest = max(self._slowest, time.process_time() - self._start)
         self._largest = max(self._largest, _peak_mb() - self._memory)
         self.read += kind is None
         self.refused += kind is not None and issubclass(kind, _REFUSALS)
@@ -31,7 +31,7 @@ class Cases:
         memory = f" and {self._largest:.0f} MB" if _RESET_PEAK.exists() else ""
         return (
             str(self.read + self.refused),
-            f"{self.read} read, {self.refused} refused, at most {self._slowest:.2f} s{memory}",
+            f"{self.read} read, {self.refused} refused, at most {self._slowest:.2f} s of computing{memory}",
         )
 
 

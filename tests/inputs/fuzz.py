@@ -20,7 +20,7 @@ with atheris.instrument_imports(include=["mtaclip"]):
 from tests.inputs.cases import Cases
 
 # One input may take this many seconds and MB, PyTorch included.
-_LIMITS = ("-timeout=20", "-rss_limit_mb=3000", "-max_len=20000")
+_LIMITS = ("-timeout=60", "-rss_limit_mb=3000", "-max_len=20000")
 
 
 def main() -> None:
