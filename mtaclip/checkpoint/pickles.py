@@ -33,8 +33,8 @@ def check_pickles(path: str | Path) -> None:
                 pass
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path}: no checkpoint that a program has saved, {error}.") from None
-    except (BadZipFile, EOFError, NotImplementedError, RuntimeError, ZlibError) as error:
-        raise ValueError(f"{path}: a zip file that is damaged ({first_line(error)}).") from error
+    except (BadZipFile, EOFError, NotImplementedError, OSError, RuntimeError, ValueError, ZlibError) as error:
+        raise ValueError(f"{path}: not a checkpoint that can be read, it is damaged ({first_line(error)}).") from error
 
 
 def _pickles(path: str | Path) -> Iterator[BinaryIO]:

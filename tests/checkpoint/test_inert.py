@@ -163,6 +163,18 @@ def test_few_bytes_take_no_time_and_no_memory(tmp_path, pickled, reason, name):
             read(file)
 
 
+def test_a_zip_file_whose_names_are_damaged_is_named(tmp_path):
+    torch.save({"model": {"a": torch.zeros(4)}}, tmp_path / "file.pth")
+    content = bytearray((tmp_path / "file.pth").read_bytes())
+    start = content.rindex(b"PK\x03\x04", 0, content.index(b"data.pkl"))
+    content[start + 6 : start + 8] = b"\0\x08"  # the name is UTF-8
+    content[start + 26] += 60  # and longer, up to the pickle
+    (tmp_path / "file.pth").write_bytes(content)
+    for read in (read_content, read_inert):
+        with pytest.raises(ValueError, match=r"file\.pth: .*damaged"):
+            read(tmp_path / "file.pth")
+
+
 def test_tuples_in_tuples_are_read(tmp_path):
     (tmp_path / "file.pkl").write_bytes(_shared(8))
     (key,) = read_inert(tmp_path / "file.pkl")
