@@ -1,6 +1,5 @@
 """Refusing pickles of which few bytes would take any amount of time or memory; nothing is built to know that."""
 
-import pickle
 import pickletools
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,10 @@ _TUPLES = {"TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "FROZENSET"}
 _MOST_PARTS = 1_000_000
 
 
+class _OutOfProportion(Exception):
+    """What a pickle asks for."""
+
+
 def check_pickles(path: str | Path) -> None:
     """Refuse a weight file whose pickles ask much more of a reader than what they hold.
 
@@ -31,7 +34,7 @@ def check_pickles(path: str | Path) -> None:
         for file in _pickles(path):
             while _has_end(file):
                 pass
-    except pickle.UnpicklingError as error:
+    except _OutOfProportion as error:
         raise ValueError(f"{path}: no checkpoint that a program has saved, {error}.") from None
     except (BadZipFile, EOFError, NotImplementedError, OSError, RuntimeError, ValueError, ZlibError) as error:
         raise ValueError(f"{path}: not a checkpoint that can be read, it is damaged ({first_line(error)}).") from error
@@ -58,7 +61,7 @@ def _has_end(file: BinaryIO) -> bool:
     parts, of which a pickle needs only one, if all others are the same.
 
     Raises:
-        pickle.UnpicklingError: a number or a tuple is out of proportion.
+        _OutOfProportion: a number or a tuple is out of proportion.
     """
     stack: list[int] = []  # for each tuple its parts, those of parts included; 1 for other values
     memo: dict[int, int] = {}
@@ -66,14 +69,14 @@ def _has_end(file: BinaryIO) -> bool:
         for opcode, argument, place in pickletools.genops(file):
             name = opcode.name
             if name in _PUT and argument > place:
-                raise pickle.UnpicklingError(f"for it gives one of its {len(memo) + 1} values the number {argument}")
+                raise _OutOfProportion(f"for it gives one of its {len(memo) + 1} values the number {argument}")
             if name in _PUT or name == "MEMOIZE":
                 memo[len(memo) if argument is None else argument] = stack[-1]
                 continue
             taken = _take(stack, opcode)
             made = 1 + sum(taken) if name in _TUPLES else memo[argument] if name in _GET else 1
             if made > _MOST_PARTS:
-                raise pickle.UnpicklingError("for tuples of it hold the same ones again and again")
+                raise _OutOfProportion("for tuples of it hold the same ones again and again")
             if name == "DUP":
                 made = taken[0]
             stack += [_MARK if name == "MARK" else made] * len(opcode.stack_after)
