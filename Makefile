@@ -17,7 +17,8 @@ PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 DEMO := $(RUN) projects/MTACLIP/tools/run_demo.py
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo demo-baseline test test-oracles test-all test-leaks test-determinism gpu-check lint format clean
+.PHONY: help env demo demo-baseline test test-oracles test-all test-inputs test-faults test-matrix test-leaks
+.PHONY: test-determinism audit gpu-check lint format clean
 
 help: ## list the targets
 	@echo "Targets of MTA-CLIP (variables: PYTHON=$(PYTHON) VENV=$(VENV) TORCH_INDEX=$(TORCH_INDEX)):"
@@ -40,8 +41,16 @@ test: lint ## lint, and the tests that take seconds each
 test-oracles: env ## compare with the stored results of independent implementations
 	$(RUN) -m pytest -q tests/oracles
 
-test-all: lint ## lint and all tests, with many more random inputs
+test-all: lint ## lint and all tests, with many more random inputs, and the audit if the internet is there
 	MTACLIP_EXAMPLES=1000 $(RUN) -m pytest -q
+	@$(RUN) requirements/audit.py --allow-offline
+
+test-inputs: env ## many bad inputs, at random and by fuzzing; writes their table into docs/reliability.md
+	-$(RUN) -m pip install -q -r requirements/fuzz.txt
+	MTACLIP_EXAMPLES=2000 MTACLIP_FUZZ_SECONDS=20 $(RUN) -m pytest -q tests/inputs --write-tables
+
+audit: env ## look the installed packages up in a database of known vulnerabilities, in the internet
+	@$(RUN) requirements/audit.py
 
 test-leaks: env ## look for growing memory, threads, files and processes; writes a table of docs/reliability.md
 	$(RUN) -m pytest -q tests/engine/test_leaks.py --write-tables

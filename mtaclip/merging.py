@@ -8,6 +8,7 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from mtaclip.config import add_mtaclip_config
+from mtaclip.limits import check_limits
 from mtaclip.problems import first_line
 
 # What libraries raise for a text that is no config, or one with other keys or types of values.
@@ -18,10 +19,12 @@ _MOST_ALIASES = 20
 
 
 class _ModestFile(CfgNode):
-    """Opens configs that stay as small in memory as they are on the disk."""
+    """Opens configs of this machine that stay as small in memory as they are on the disk."""
 
     @classmethod
     def _open_cfg(cls, filename: str) -> TextIO:
+        if not Path(filename).is_file():  # Detectron2 would download it, if it is an address
+            raise FileNotFoundError(f"There is no config file {filename!r}: a _BASE_ is a file of this machine.")
         file = super()._open_cfg(filename)
         aliases = sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(file, Loader=yaml.SafeLoader))
         if aliases > _MOST_ALIASES:
@@ -97,6 +100,7 @@ def merge_options(cfg: CfgNode, opts: Sequence[str], source: str = "The command 
 def _check_values(cfg: CfgNode) -> None:
     """Refuse what yacs lets pass and the checks of the program could not read."""
     _check_kinds(cfg, default_config())
+    check_limits(cfg)
     lists = {
         "DATASETS.TRAIN": cfg.DATASETS.TRAIN,
         "DATASETS.TEST": cfg.DATASETS.TEST,

@@ -124,6 +124,12 @@ def test_every_key_is_read(miniature, shapes, tmp_path, monkeypatch):
         (["SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR"], ["LR_SCHEDULER_NAME", "WarmupPolyLR"]),
         (["SOLVER.MAX_ITER"], ["SOLVER.MAX_ITER", "no value"]),
         (["SOLVER.MAX_ITER", "many"], ["SOLVER.MAX_ITER"]),
+        (["MODEL.MTACLIP.PIXEL_DECODER.POINTS", "1000000"], ["PIXEL_DECODER.POINTS is 1000000", "256"]),
+        (["MODEL.SWIN.DEPTHS", "(2, 2, 10000, 2)"], ["MODEL.SWIN.DEPTHS is", "10000", "256"]),
+        (
+            ["DATASETS.FOLDER.ROOT", ".", "DATASETS.FOLDER.NAMES", r"('a', '\ud800')"],
+            ["FOLDER.NAMES, name 2", "no text"],
+        ),
     ],
 )
 def test_wrong_options_are_named(opts, words):
@@ -181,6 +187,13 @@ def test_files_that_are_no_configs_are_one_sentence(tmp_path, content, words):
     with pytest.raises(ValueError, match=rf"odd\.yaml: .*{words}") as error:
         setup_cfg(tmp_path / "odd.yaml")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("base", ["http://127.0.0.1:1/base.yaml", "/dev/zero", "nowhere.yaml", "catalog://x"])
+def test_a_base_is_a_file_of_this_machine(tmp_path, base):
+    (tmp_path / "config.yaml").write_text(f"_BASE_: {base}\n")
+    with pytest.raises(FileNotFoundError, match=rf"There is no config file '.*{base}': a _BASE_ is a file of this"):
+        setup_cfg(tmp_path / "config.yaml")
 
 
 def test_a_missing_config_is_named():

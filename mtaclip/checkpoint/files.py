@@ -25,6 +25,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from mtaclip.checkpoint.pickles import check_pickles
 from mtaclip.problems import first_line
 
 _logger = logging.getLogger("mtaclip.checkpoint")
@@ -67,6 +68,8 @@ def read_content(path: str | Path, *, allow_pickle: bool = False) -> dict[str, A
     if path.is_dir():
         return _read_folder(path, allow_pickle)
     kind = format_of(path)
+    if kind not in ("safetensors", None):
+        check_pickles(path)
     if kind == "torchscript":
         content = _read_torchscript(path)
     elif kind == "safetensors":
@@ -155,10 +158,10 @@ def format_of(path: str | Path) -> Format | None:
 
 
 def _holds_constants(path: str | Path) -> bool:
-    """Whether a zip file is an archive of `torch.jit.save`; both kinds store tensors as they are, each at its place."""
+    """Whether a zip file is an archive of `torch.jit.save`; both kinds compress nothing but the code of models."""
     try:
         with ZipFile(path) as archive:
-            stored = sum(info.file_size for info in archive.infolist() if "/data/" in info.filename)
+            stored = sum(info.file_size for info in archive.infolist() if "/code/" not in info.filename)
             if stored > Path(path).stat().st_size:
                 raise ValueError("its tensors would be larger than the file")
             return any(name.endswith("/constants.pkl") for name in archive.namelist())

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from mtaclip.checkpoint.files import format_of, read_content
+from mtaclip.checkpoint.pickles import check_pickles
 
 
 class _Inert:
@@ -43,6 +44,7 @@ def read_inert(path: str | Path) -> dict[str, Any]:
         ValueError: it is no weight file, or damaged, or holds pickled objects in other ways.
     """
     if Path(path).is_file() and format_of(path) in ("pickle", None):  # the oldest pickles begin with anything
+        check_pickles(path)
         content = _read_arrays(path)
         if isinstance(content, dict):
             return content

@@ -3,6 +3,7 @@
 Shapes: `C` classes, `H, W` the size of an image.
 """
 
+import os
 import signal
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,7 @@ VALUES = "label values that are no class"
 TWICE = "images that are in two datasets"
 
 _DEFAULT_FORMAT = "train_ids"
+_WORKERS_PER_CORE = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,14 +92,14 @@ def inspect_records(records: Sequence[Record], workers: int) -> Iterator[Finding
 
     Args:
         records: see `mtaclip.data.datasets.get_records`.
-        workers: processes that read, no more than there are records; 0 reads in this one.
+        workers: processes that read, no more than there are records, and than a few per core; 0 reads in this one.
 
     Yields:
         the finding of each record, in their order.
     """
     loader = DataLoader(
         _Findings(records),
-        num_workers=min(workers, len(records)),
+        num_workers=min(workers, len(records), _WORKERS_PER_CORE * (os.cpu_count() or 1)),
         collate_fn=list,
         worker_init_fn=_leave_interrupts_to_the_program,
     )

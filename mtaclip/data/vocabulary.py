@@ -104,7 +104,7 @@ def split_texts(rows: Iterable[str], source: str, kind: str) -> list[ClassTexts]
         kind: what one of them is there, for messages.
 
     Raises:
-        ValueError: a text is empty or occurs twice.
+        ValueError: a text is empty, occurs twice, or holds what no file can.
     """
     return _distinct(((number, tuple(row.split(";"))) for number, row in enumerate(rows, start=1)), source, kind)
 
@@ -148,6 +148,10 @@ def _distinct(rows: Iterable[tuple[int, ClassTexts]], source: str, kind: str) ->
     for number, row in rows:
         texts = tuple(" ".join(text.split()) for text in row)
         for text in texts:
+            if any("\ud800" <= sign <= "\udfff" for sign in text):
+                raise ValueError(
+                    f"{source}, {kind} {number}: {text!r} is no text, it has half a character (a surrogate)."
+                )
             if not text:
                 where = f"{kind} {number} is" if len(texts) == 1 else f"a text of {kind} {number} is"
                 raise ValueError(f"{source}, {where} empty: write a text for every class, or take the {kind} away.")

@@ -85,6 +85,8 @@ def read_scores(file: Path) -> Evaluation:
         OSError: the file cannot be read.
         ValueError: the file is damaged, or another program's.
     """
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: there is no such file of scores.")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

@@ -12,10 +12,24 @@ from detectron2.utils import comm
 from torch import nn
 
 from mtaclip.checkpoint.files import read_settings
+from mtaclip.limits import MOST_LAYERS
 from mtaclip.modeling.clip_download import find_pretrained
 from mtaclip.modeling.clip_weights import ClipWeights, Tower, load_clip, read_clip
+from mtaclip.problems import first_line, is_out_of_memory
 
 _PACKAGED_CONFIGS = Path(__file__).parent / "clip_configs"
+# What open_clip raises for settings of other types and values than it expects.
+_NO_MODEL = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 MODEL_PARTS = {"embed_dim": int, "vision_cfg": dict, "text_cfg": dict}
 
 
@@ -39,19 +53,30 @@ def build_clip(
 
     Raises:
         FileNotFoundError: the weights of a tag are not there and cannot be downloaded.
-        ValueError: unknown model or weights, or weights of another model or activation.
+        ValueError: unknown model or weights, one that open_clip cannot build, or weights of another model or
+            activation.
     """
-    name = _register(arch)
-    weights, path = None, None
-    if pretrained:
-        path = _weight_file(arch, pretrained, cache_dir)
-        weights = read_clip(path, allow_pickle=allow_pickle)
-        _check_weights(arch, pretrained, weights, tower)
-    with _no_warning():
-        model = open_clip.create_model(name, precision="fp32")
-    if weights is not None:
-        load_clip(model, weights, str(path), arch, tower)
+    if not pretrained:
+        return _random_clip(arch)
+    path = _weight_file(arch, pretrained, cache_dir)
+    weights = read_clip(path, allow_pickle=allow_pickle)
+    model = _random_clip(arch)
+    _check_weights(arch, pretrained, weights, tower)
+    load_clip(model, weights, str(path), arch, tower)
     return model
+
+
+def _random_clip(arch: str) -> nn.Module:
+    name = _register(arch)
+    try:
+        with _no_warning():
+            return open_clip.create_model(name, precision="fp32")
+    except _NO_MODEL as error:
+        if is_out_of_memory(error):
+            raise
+        raise ValueError(
+            f"MODEL.CLIP.ARCH: open_clip cannot build {arch!r} ({type(error).__name__}: {first_line(error)})."
+        ) from error
 
 
 def _weight_file(arch: str, pretrained: str, cache_dir: str) -> Path:
@@ -158,6 +183,17 @@ def missing_parts(settings: Mapping[str, Any]) -> list[str]:
     return [key for key, kind in MODEL_PARTS.items() if not isinstance(settings.get(key), kind)]
 
 
+def _check_layers(settings: Mapping[str, Any], path: Path) -> None:
+    """Refuse numbers of layers that nobody has built: one after the other they would take hours."""
+    for part in ("vision_cfg", "text_cfg"):
+        layers = settings[part].get("layers")
+        for number in layers if isinstance(layers, list) else [layers]:
+            if isinstance(number, int | float) and number > MOST_LAYERS:
+                raise ValueError(
+                    f"MODEL.CLIP.ARCH: {path} asks for {number} layers, the most allowed is {MOST_LAYERS}."
+                )
+
+
 def _register(arch: str) -> str:
     """Make `arch` known to open_clip, in place of another of its name, and return its name there."""
     path = Path(arch) if arch.endswith(".json") else _PACKAGED_CONFIGS / f"{arch}.json"
@@ -168,6 +204,7 @@ def _register(arch: str) -> str:
             raise ValueError(
                 f"MODEL.CLIP.ARCH: {path} is no model config of open_clip, it has no {' and no '.join(wrong)}."
             )
+        _check_layers(settings, path)
         if open_clip.get_model_config(path.stem) != settings:
             open_clip.add_model_config(path)
         return path.stem

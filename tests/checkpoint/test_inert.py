@@ -4,6 +4,7 @@ import collections
 import os
 import pickle
 import subprocess
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from mtaclip.checkpoint.files import state_of
+from mtaclip.checkpoint.files import read_content, state_of
 from mtaclip.checkpoint.inert import read_inert
 
 
@@ -134,3 +135,47 @@ def test_arrays_must_have_their_size(tmp_path):
         (tmp_path / "file.pkl").write_bytes(pickled.replace(b"K\x06\x85", size + b"\x85"))
         with pytest.raises(ValueError, match=r"file\.pkl: "):
             read_inert(tmp_path / "file.pkl")
+
+
+def _shared(steps: int) -> bytes:
+    """A pickled dict, with a tuple for a key that holds 2 ** steps empty ones, which are the same."""
+    value = ()
+    for _ in range(steps):
+        value = (value, value)
+    return b"\x80\x02}" + pickle.dumps(value, protocol=2)[2:-1] + b"K\x01s."
+
+
+@pytest.mark.parametrize(
+    ("pickled", "reason"),
+    [(_shared(60), "tuples"), (b"\x80\x02}r\xff\xff\xff\x7f.", "one of its 1 values the number 2147483647")],
+    ids=["hash of years", "table of 32 GB"],
+)
+@pytest.mark.parametrize("name", ["file.pkl", "data.pkl"])
+def test_few_bytes_take_no_time_and_no_memory(tmp_path, pickled, reason, name):
+    file = tmp_path / name
+    file.write_bytes(pickled)
+    if name == "data.pkl":  # as `torch.save` and `torch.jit.save` have it
+        file = tmp_path / "file.pth"
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("archive/data.pkl", pickled)
+    for read in (read_content, read_inert):
+        with pytest.raises(ValueError, match=rf"{file.name}: no checkpoint .*{reason}"):
+            read(file)
+
+
+def test_a_zip_file_whose_names_are_damaged_is_named(tmp_path):
+    torch.save({"model": {"a": torch.zeros(4)}}, tmp_path / "file.pth")
+    content = bytearray((tmp_path / "file.pth").read_bytes())
+    start = content.rindex(b"PK\x03\x04", 0, content.index(b"data.pkl"))
+    content[start + 6 : start + 8] = b"\0\x08"  # the name is UTF-8
+    content[start + 26] += 60  # and longer, up to the pickle
+    (tmp_path / "file.pth").write_bytes(content)
+    for read in (read_content, read_inert):
+        with pytest.raises(ValueError, match=r"file\.pth: .*damaged"):
+            read(tmp_path / "file.pth")
+
+
+def test_tuples_in_tuples_are_read(tmp_path):
+    (tmp_path / "file.pkl").write_bytes(_shared(8))
+    (key,) = read_inert(tmp_path / "file.pkl")
+    assert str(key).count("()") == 2**8

@@ -1,5 +1,8 @@
 """What is counted in a dataset, by hand."""
 
+import multiprocessing
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -76,6 +79,14 @@ def test_files_that_cannot_be_used_are_named(write_record, tmp_path):
     assert "colour picture" in problems[UNUSABLE][1]
     assert problems[SIZES] == [f"image {cut['file_name']} is 1 x 4, its label map 1 x 3 (height x width)."]
     assert (summary.num_images, summary.num_labelled, summary.usable) == (4, 2, [])
+
+
+def test_workers_are_no_more_than_a_few_per_core(write_record, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    findings = inspect_records([write_record("a")] * 9, workers=10**9)
+    next(findings)
+    assert len(multiprocessing.active_children()) == 4
+    assert len(list(findings)) == 8
 
 
 def test_an_image_of_two_datasets_is_named_in_the_later_one(write_record):

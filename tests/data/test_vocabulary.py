@@ -94,6 +94,7 @@ def test_classes_of_a_test_are_names_or_a_file(tmp_path):
         ("road; tram; ROAD", "TEST.VOCABULARY, name 3: 'ROAD' is also name 1"),
         ("road", "TEST.VOCABULARY is 'road', which is neither a known vocabulary .* with semicolons between them"),
         ("; ".join(map(str, range(255))), "TEST.VOCABULARY has 255 classes: name 2 to 254"),
+        ("road; \ud800", r"TEST.VOCABULARY, name 2: '\\ud800' is no text"),
     ],
 )
 def test_wrong_classes_of_a_test_name_the_key(value, message):

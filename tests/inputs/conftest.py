@@ -1,11 +1,13 @@
 """Examples of hypothesis: the same in every run, and many more where MTACLIP_EXAMPLES says so."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.inputs.cases import Cases
 
 settings.register_profile(
     "inputs",
@@ -31,3 +33,11 @@ def write(tmp_path_factory) -> Callable[[bytes, str], Path]:
         return path
 
     return write_file
+
+
+@pytest.fixture
+def cases(request, row) -> Iterator[Cases]:
+    """Counts what a property tries, `with cases:` around each reading, for a line of docs/reliability.md."""
+    counted = Cases()
+    yield counted
+    row("inputs", request.function.__name__.removeprefix("test_").replace("_", " "), *counted.cells())

@@ -1,8 +1,5 @@
 """Configs and options of all kinds: a configuration that the checks have seen, or one sentence."""
 
-from functools import cache
-from pathlib import Path
-
 import pytest
 import yaml
 from detectron2.config import CfgNode
@@ -11,10 +8,9 @@ from hypothesis import strategies as st
 
 from mtaclip.engine import setup_cfg
 from mtaclip.merging import default_config
+from tests.inputs.files import CONFIGS, configs
 from tests.inputs.mutations import damaged
 from tests.inputs.sentences import check_sentence
-
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
 def flat(node: CfgNode, prefix: str = "") -> dict[str, object]:
@@ -85,11 +81,6 @@ def nested(draw: st.DrawFn) -> bytes:
     return yaml.dump(tree, allow_unicode=draw(st.booleans())).encode("utf-8", "surrogatepass")
 
 
-@cache
-def shipped() -> list[bytes]:
-    return [path.read_bytes() for path in sorted(CONFIGS.rglob("*.yaml"))]
-
-
 BOMB = "A: &a [x, x]\n" + "".join(
     f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdefghi", "bcdefghij", strict=True)
 )
@@ -100,7 +91,7 @@ SECTIONS = "A: &a {x: 1}\n" + "".join(
 TEXTS = st.one_of(
     nested(),
     damaged(nested()),
-    damaged(st.sampled_from(shipped())),
+    damaged(st.sampled_from(configs())),
     st.binary(max_size=40),
     st.text("{}[]:-?&*!|>'\"#%@` \nA1,<~", max_size=30).map(str.encode),
 )
@@ -119,10 +110,11 @@ TEXTS = st.one_of(
 @example(content=b"VERSION: 1\n", opts=[])
 @example(content=b"", opts=["MODEL", "{}"])
 @given(content=TEXTS, opts=OPTIONS)
-def test_a_config_is_checked_or_refused_in_a_sentence(write, content, opts):
+def test_a_config_is_checked_or_refused_in_a_sentence(write, cases, content, opts):
     path = write(content, "config.yaml")
     try:
-        cfg = setup_cfg(path, opts, device="cpu")
+        with cases:
+            cfg = setup_cfg(path, opts, device="cpu")
     except (ValueError, OSError) as error:
         check_sentence(error)
     else:
@@ -135,10 +127,12 @@ USED = [key for key in DEFAULTS if key.startswith(CALLED_FOR)]
 @example(settings={"DATASETS.TRAIN": [[]]})
 @example(settings={"MODEL.WEIGHTS_REINIT": [{}]})
 @given(settings=st.dictionaries(st.sampled_from(USED), VALUES, min_size=1, max_size=2))
-def test_a_setting_of_a_shipped_config_is_checked_or_refused_in_a_sentence(miniature_root, settings):
+def test_a_setting_of_a_shipped_config_is_checked_or_refused_in_a_sentence(miniature_root, cases, settings):
+    opts = [str(x) for pair in settings.items() for x in pair]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DETECTRON2_DATASETS", str(miniature_root))
         try:
-            setup_cfg(CONFIGS / "miniature" / "mtaclip_tiny.yaml", [str(x) for pair in settings.items() for x in pair])
+            with cases:
+                setup_cfg(CONFIGS / "miniature" / "mtaclip_tiny.yaml", opts)
         except (ValueError, OSError) as error:
             check_sentence(error)

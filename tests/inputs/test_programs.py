@@ -69,14 +69,15 @@ def changed_commands(draw: st.DrawFn) -> tuple[str, list[str]]:
 @example(("tools.draw_curves", [""]))
 @example(("check_dataset", [*COMMANDS["check_dataset"].split(), "--workers", "100000000"]))
 @given(changed_commands())
-def test_programs_end_with_an_exit_status(folder, command):
+def test_programs_end_with_an_exit_status(folder, cases, command):
     name, words = command
     program = importlib.import_module(f"projects.MTACLIP.{name}")
     output = io.TextIOWrapper(io.BytesIO(), "utf-8")  # pytest's own would replace what no file can hold
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(output):
         patch.chdir(folder)
         try:
-            status = program.main(words)
+            with cases:
+                status = program.main(words)
         except SystemExit as end:
             status = end.code
     assert status in (0, 1, 2)

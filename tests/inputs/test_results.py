@@ -2,13 +2,17 @@
 
 import json
 
+import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mtaclip.evaluation.comparison import check_comparable, comparison_markdown, comparison_page, read_scores
+from mtaclip.merging import default_config
 from mtaclip.modeling.clip import clip_config
+from mtaclip.publishing.card import model_card
 from mtaclip.publishing.folder import read_classes, read_folder
 from mtaclip.visualization.curves import draw_curves
+from tests.inputs.files import CLASSES, CLIP_MODEL, PUBLISHED, SCORES
 from tests.inputs.mutations import damaged
 from tests.inputs.sentences import check_sentence
 
@@ -39,28 +43,33 @@ def texts(good: dict, *keys: str) -> st.SearchStrategy[bytes]:
     return changed | damaged(changed) | trees(*good, *keys).map(lambda tree: json.dumps(tree).encode())
 
 
-SCORES = {
-    "dataset": "ade20k",
-    "num_images": 2,
-    "weights": "model.pth",
-    "class_names": ["wall", "sky"],
-    "scores_percent": {"mIoU": 50.0, "IoU-wall": 25.0, "IoU-sky": None},
-}
-
-
 @example(content=b"[" * 100_000)
 @example(content=json.dumps({**SCORES, "num_images": float("inf")}).encode())
 @given(content=texts(SCORES, "mIoU", "IoU-wall"))
-def test_scores_are_compared_or_refused_in_a_sentence(write, content):
+def test_scores_are_compared_or_refused_in_a_sentence(write, cases, content):
     path = write(content, "scores_ade20k.json")
     try:
-        evaluation = read_scores(path)
-        check_comparable([evaluation, evaluation])
+        with cases:
+            evaluation = read_scores(path)
+            check_comparable([evaluation, evaluation])
     except (ValueError, OSError) as error:
         check_sentence(error)
     else:
         comparison_page(["a", "b"], [evaluation, evaluation]).encode()
         comparison_markdown(["a", "b"], [evaluation, evaluation]).encode()
+
+
+@given(content=texts(SCORES, "mIoU", "IoU-wall"))
+def test_scores_are_in_a_model_card_or_refused_in_a_sentence(write, cases, content):
+    path = write(content, "scores_ade20k.json")
+    try:
+        with cases:
+            card = model_card("model", default_config(), ["wall", "sky"], [read_scores(path)], "other")
+    except (ValueError, OSError) as error:
+        check_sentence(error)
+    else:
+        front_matter = yaml.safe_load(card.encode().decode().split("---\n")[1])
+        assert front_matter["library_name"] == "mtaclip"
 
 
 LINES = st.lists(
@@ -81,22 +90,21 @@ LINES = st.lists(
 @example(content=b"[" * 100_000 + b"\n{}\n")
 @example(content=b'{"iteration": 1, "other": 2}\n')
 @given(content=damaged(LINES))
-def test_metrics_are_drawn_or_refused_in_a_sentence(write, content):
+def test_metrics_are_drawn_or_refused_in_a_sentence(write, cases, content):
     path = write(content, "metrics.json")
     try:
-        draw_curves(path, path.with_name("curves.png"))
+        with cases:
+            draw_curves(path, path.with_name("curves.png"))
     except (ValueError, OSError) as error:
         check_sentence(error)
 
 
-CLASSES = {"classes": [{"name": "wall", "colour": [1, 2, 3]}, {"name": "sky", "colour": [4, 5, 6]}]}
-
-
 @given(content=texts(CLASSES, "name", "colour"))
-def test_published_classes_are_read_or_refused_in_a_sentence(write, content):
+def test_published_classes_are_read_or_refused_in_a_sentence(write, cases, content):
     path = write(content, "classes.json")
     try:
-        palette = read_classes(path.parent, 2)
+        with cases:
+            palette = read_classes(path.parent, 2)
     except (ValueError, OSError) as error:
         check_sentence(error)
     else:
@@ -104,36 +112,28 @@ def test_published_classes_are_read_or_refused_in_a_sentence(write, content):
         assert "".join(palette.names).encode().strip()
 
 
-CONFIG = {"SEED": 3, "MODEL": {"CLIP": {"ARCH": "RN50"}}, "DATASETS": {"TRAIN": ["ade20k_sem_seg_train"]}}
-
-
 @example(content=b"DATASETS: {TRAIN: [[]]}\n")
 @example(content=b"MODEL: {CLIP: {ARCH: null}}\n")
 @example(content=b'{"SEED": "\\u001b[2J"}')
-@given(content=texts(CONFIG, "CLIP", "ARCH", "MTACLIP", "TEXT", "VOCABULARY", "TRAIN"))
-def test_a_published_config_is_read_or_refused_in_a_sentence(write, content):
+@given(content=texts(PUBLISHED, "CLIP", "ARCH", "MTACLIP", "TEXT", "VOCABULARY", "TRAIN"))
+def test_a_published_config_is_read_or_refused_in_a_sentence(write, cases, content):
     path = write(content, "config.yaml")
     for name in ("classes.json", "model.safetensors"):
         path.with_name(name).write_bytes(b"")
     try:
-        read_folder(path.parent)
+        with cases:
+            read_folder(path.parent)
     except (ValueError, OSError) as error:
         check_sentence(error)
 
 
-MODEL = {
-    "embed_dim": 4,
-    "vision_cfg": {"image_size": 8, "layers": 1, "width": 8, "patch_size": 4},
-    "text_cfg": {"context_length": 4, "vocab_size": 8, "width": 8, "heads": 2, "layers": 1},
-}
-
-
 @example(content=b"[" * 100_000)
 @example(content=b"[]")
-@given(content=texts(MODEL, "image_size", "layers", "width"))
-def test_a_model_config_is_read_or_refused_in_a_sentence(write, content):
+@given(content=texts(CLIP_MODEL, "image_size", "layers", "width"))
+def test_a_model_config_is_read_or_refused_in_a_sentence(write, cases, content):
     path = write(content, "small.json")
     try:
-        assert isinstance(clip_config(str(path)), dict)
+        with cases:
+            assert isinstance(clip_config(str(path)), dict)
     except (ValueError, OSError) as error:
         check_sentence(error)

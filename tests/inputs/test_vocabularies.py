@@ -32,10 +32,11 @@ def check_sentence(error):
 
 
 @given(content=CONTENTS, num_classes=st.integers(1, 4))
-def test_a_class_file_is_classes_or_a_sentence(write, content, num_classes):
+def test_a_class_file_is_classes_or_a_sentence(write, cases, content, num_classes):
     path = write(content, "classes.txt")
     try:
-        classes = read_classes(path)
+        with cases:
+            classes = read_classes(path)
     except ValueError as error:
         check_sentence(error)
         with pytest.raises(ValueError):
@@ -52,9 +53,10 @@ def test_a_class_file_is_classes_or_a_sentence(write, content, num_classes):
 
 @example(value="\x1b[2J")
 @given(value=WORDS | st.sampled_from(known_vocabularies()))
-def test_a_test_vocabulary_is_classes_or_a_sentence(value):
+def test_a_test_vocabulary_is_classes_or_a_sentence(cases, value):
     try:
-        classes = load_test_vocabulary(value)
+        with cases:
+            classes = load_test_vocabulary(value)
     except (ValueError, OSError) as error:
         check_sentence(error)
     else:
@@ -64,9 +66,10 @@ def test_a_test_vocabulary_is_classes_or_a_sentence(value):
 
 @example(rows=["\ud800", "\ud800"])
 @given(rows=st.lists(WORDS, max_size=5))
-def test_class_names_are_classes_or_a_sentence(rows):
+def test_class_names_are_classes_or_a_sentence(cases, rows):
     try:
-        classes = split_texts(rows, "DATASETS.FOLDER.NAMES", "name")
+        with cases:
+            classes = split_texts(rows, "DATASETS.FOLDER.NAMES", "name")
     except ValueError as error:
         check_sentence(error)
     else:

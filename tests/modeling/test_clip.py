@@ -1,5 +1,6 @@
 """Building open_clip towers and backbones."""
 
+import json
 import logging
 
 import open_clip
@@ -46,6 +47,40 @@ def test_files_that_are_no_model_configs_are_named(tmp_path, content, words):
     with pytest.raises(ValueError, match=words) as error:
         build_clip(str(tmp_path / "odd.json"))
     assert "odd.json" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("part", "settings"),
+    [
+        ("vision_cfg", {"width": "wide"}),
+        ("vision_cfg", {"image_size": None}),
+        ("vision_cfg", {"layers": [1, 2]}),
+        ("vision_cfg", {"layers": {}}),
+        ("vision_cfg", {"head_width": 0}),
+        ("vision_cfg", {"patch_size": -1}),
+        ("vision_cfg", {"no such": 1}),
+        ("vision_cfg", {"timm_model_name": "no such"}),
+        ("vision_cfg", {"layers": 1e9}),
+        ("text_cfg", {"layers": 10**9}),
+        ("text_cfg", {"heads": 3}),
+        ("text_cfg", {"vocab_size": "many"}),
+        ("text_cfg", {"hf_model_name": "no/such"}),
+    ],
+)
+def test_models_that_cannot_be_built_are_named(tmp_path, monkeypatch, part, settings):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    model = {
+        "embed_dim": 4,
+        "vision_cfg": {"image_size": 8, "layers": 1, "width": 8, "head_width": 4, "patch_size": 4},
+        "text_cfg": {"context_length": 4, "vocab_size": 8, "width": 8, "heads": 2, "layers": 1},
+    }
+    (tmp_path / "odd.json").write_text(json.dumps(model))
+    build_clip(str(tmp_path / "odd.json"))
+    model[part] |= settings
+    (tmp_path / "odd.json").write_text(json.dumps(model))
+    with pytest.raises(ValueError, match=r"MODEL\.CLIP\.ARCH: .*odd.json") as error:
+        build_clip(str(tmp_path / "odd.json"))
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("size", [(64, 96), (70, 101)])
