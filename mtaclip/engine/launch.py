@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +26,7 @@ from detectron2.utils import comm
 
 from mtaclip.engine.processes import Processes
 from mtaclip.engine.stopping import EXIT_STOPPED, STOP_SIGNALS, Stopped
+from mtaclip.errors import RunError, sentence
 
 # How long a process waits: for the others to appear, and in every exchange for the slowest of them.
 TIMEOUT = timedelta(minutes=30)
@@ -35,12 +35,6 @@ _GRACE = 10.0
 # After the first word of a failure, how long to wait for earlier ones, in seconds: that a process was killed may be
 # known to the others, whose connections break, before it is known here.
 _SETTLING = 2.0
-
-_PACKAGE = Path(__file__).resolve().parents[1]
-
-
-class RunError(RuntimeError):
-    """A run has failed; the message is for the user, and complete."""
 
 
 def launch(function: Callable[..., Any], processes: Processes, *args: Any) -> None:
@@ -71,15 +65,14 @@ def launch(function: Callable[..., Any], processes: Processes, *args: Any) -> No
 
 @contextmanager
 def _sentences() -> Iterator[None]:
-    """Errors that this package raises on purpose become RunErrors: their message says it all."""
+    """Errors that are for the user become RunErrors: their message says it all."""
     try:
         yield
-    except (ValueError, OSError, FloatingPointError) as error:
-        frames = list(traceback.walk_tb(error.__traceback__))
-        raised_in = Path(frames[-1][0].f_code.co_filename).resolve()
-        if _PACKAGE not in raised_in.parents:
+    except Exception as error:
+        text = sentence(error)
+        if text is None or isinstance(error, RunError):
             raise
-        raise RunError(str(error)) from error
+        raise RunError(text) from error
 
 
 def _take_part(function: Callable[..., Any], processes: Processes, args: tuple) -> None:
@@ -117,7 +110,7 @@ def _group_by_machine(machine: str) -> None:
 
 @dataclass(frozen=True)
 class _Failure:
-    """The end of a process: when, by time.time(), and the text for the user."""
+    """The end of a process: when, by time.monotonic(), which the processes of a machine share, and the text for the user."""
 
     time: float
     text: str
@@ -162,10 +155,10 @@ def _child(writer: connection.Connection, function: Callable[..., Any], processe
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except RunError as error:
-        writer.send(_Failure(time.time(), str(error)))
+        writer.send(_Failure(time.monotonic(), str(error)))
         sys.exit(1)
     except Exception:
-        writer.send(_Failure(time.time(), f"{_name(processes)} failed:\n{traceback.format_exc().rstrip()}"))
+        writer.send(_Failure(time.monotonic(), f"{_name(processes)} failed:\n{traceback.format_exc().rstrip()}"))
         sys.exit(1)
 
 

@@ -22,9 +22,10 @@ from detectron2.utils.logger import setup_logger
 from mtaclip.checkpoint import check_complete, load_weights
 from mtaclip.engine import Trainer, setup_cfg
 from mtaclip.engine.evaluation import check_expected
-from mtaclip.engine.launch import RunError, launch
+from mtaclip.engine.launch import launch
 from mtaclip.engine.processes import find_processes
 from mtaclip.engine.stopping import EXIT_STOPPED, Stopped
+from mtaclip.errors import RunError
 from mtaclip.modeling.performance import speed_up
 
 

@@ -1,0 +1,49 @@
+"""Which errors are for the user, and what they say."""
+
+import traceback
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+class RunError(RuntimeError):
+    """A run has failed; the message is for the user, and complete."""
+
+
+def sentence(error: BaseException) -> str | None:
+    """What to tell the user instead of a traceback; None where only that would help.
+
+    Args:
+        error: raised, and caught.
+
+    Returns:
+        the message of an error that this package raises on purpose; for a data worker that was killed, what to do.
+    """
+    text = str(error)
+    if isinstance(error, RunError):
+        return text
+    if isinstance(error, RuntimeError) and text.startswith("DataLoader worker"):
+        return _killed_worker(text)
+    if isinstance(error, (ValueError, OSError, FloatingPointError)) and is_ours(error):
+        return text
+    return None
+
+
+def is_ours(error: BaseException) -> bool:
+    """Whether a line of this package raised an error."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return bool(frames) and _PACKAGE in Path(frames[-1][0].f_code.co_filename).resolve().parents
+
+
+def _killed_worker(text: str) -> str:
+    """What PyTorch says of a data worker's end, and what helps."""
+    if "shared memory" in text:
+        return (
+            "A process that reads data was ended by the system, because /dev/shm is full: make it larger (docker run "
+            "--shm-size), or set a smaller DATALOADER.NUM_WORKERS or SOLVER.IMS_PER_BATCH; then go on with --resume. "
+            f"({text.strip()})"
+        )
+    return (
+        "A process that reads data was killed, most likely because memory ran out: set a smaller "
+        f"DATALOADER.NUM_WORKERS, 0 for none, and go on with --resume. ({text.strip()})"
+    )
