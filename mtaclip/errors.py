@@ -1,5 +1,6 @@
 """Which errors are for the user, and what they say."""
 
+import re
 import traceback
 from pathlib import Path
 
@@ -27,6 +28,14 @@ def sentence(error: BaseException) -> str | None:
     if isinstance(error, (ValueError, OSError, FloatingPointError)) and is_ours(error):
         return text
     return None
+
+
+def failed_exchange(error: BaseException) -> str | None:
+    """What Gloo or NCCL say of a failed exchange between processes, in short; None if the error is another one."""
+    text = str(error)
+    if not isinstance(error, RuntimeError) or not re.search("gloo|nccl", text, re.IGNORECASE):
+        return None
+    return re.sub(r"^\[\S*\] ", "", text.splitlines()[0]).split(". ")[0]
 
 
 def is_ours(error: BaseException) -> bool:

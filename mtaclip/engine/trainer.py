@@ -30,7 +30,7 @@ from mtaclip.engine.hooks import (
 from mtaclip.engine.optimizer import build_lr_scheduler, build_optimizer
 from mtaclip.engine.step import LOG_PERIOD, TrainStep, random_seed
 from mtaclip.engine.stopping import StopOnSignal
-from mtaclip.errors import sentence
+from mtaclip.errors import failed_exchange, sentence
 from mtaclip.evaluation.background import BackgroundEvaluator
 from mtaclip.evaluation.fingerprint import fingerprint
 from mtaclip.inference.augmentation import build_inference
@@ -53,7 +53,8 @@ class _WithoutTraceback(logging.Filter):
     """Lets Detectron2's training loop log an error that is for the user as the one sentence that it is."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        text = sentence(record.exc_info[1]) if record.exc_info and record.exc_info[1] else None
+        error = record.exc_info[1] if record.exc_info else None
+        text = None if error is None else sentence(error) or failed_exchange(error)
         if text is not None:
             record.msg, record.args, record.exc_info = "The training ends: %s", (text,), None
         return True
