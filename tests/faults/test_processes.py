@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 SIZE = 3
 LAUNCHED = ("--num-processes", str(SIZE))
 KILLED_LIMIT = 60.0  # seconds that the others may take to end when one was killed
-TIMEOUT = 6.0  # seconds, of --timeout
+TIMEOUT = 30.0  # seconds, of --timeout
 HUNG_LIMIT = TIMEOUT + 60.0
 
 
