@@ -18,7 +18,6 @@ import torch.distributed as dist
 # How long a process waits: for the others to appear, and in every exchange for the slowest of them.
 TIMEOUT = timedelta(minutes=30)
 _PERIOD = 1.0  # seconds between two looks into the store
-_PATIENCE = 10.0  # seconds that the processes have to answer
 _CALL, _VERDICT = "call", "verdict"
 # Where a program waits for others, by parts of the names of files.
 _WAITING = ("torch/distributed/", "torch/autograd/", str(Path(__file__)))
@@ -43,11 +42,12 @@ class RollCall:
         store: where all of them have met; one of them may hold it for the others.
         rank: of this process.
         world_size: number of processes.
+        patience: seconds that the processes have to answer.
     """
 
-    def __init__(self, store: dist.Store, rank: int, world_size: int) -> None:
+    def __init__(self, store: dist.Store, rank: int, world_size: int, patience: float = 10.0) -> None:
         self._store = dist.PrefixStore("roll call", store)
-        self._rank, self._world_size = rank, world_size
+        self._rank, self._world_size, self._patience = rank, world_size, patience
         self._verdict: str | None = None
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._answer, daemon=True, name="roll call")
@@ -59,10 +59,10 @@ class RollCall:
         self._thread.join()
 
     def call(self) -> str:
-        """Who is missing, in words; call it where an exchange has failed. Takes up to 15 s."""
+        """Who is missing, in words; call it where an exchange has failed."""
         asking = threading.Thread(target=self._ask, daemon=True)  # a store that is stopped with its holder blocks
         asking.start()
-        asking.join(_PATIENCE + 5 * _PERIOD)
+        asking.join(self._patience + 5 * _PERIOD)
         return self._verdict or "process 0, or who else holds the store where all meet, does not answer"
 
     def _answer(self) -> None:
@@ -77,7 +77,7 @@ class RollCall:
 
     def _ask(self) -> None:
         ranks = [str(rank) for rank in range(self._world_size)]
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + self._patience
         with suppress(RuntimeError):
             self._store.set(_CALL, "")
             while self._verdict is None and time.monotonic() < deadline and not self._store.check(ranks):
