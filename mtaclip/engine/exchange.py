@@ -17,7 +17,6 @@ import torch.distributed as dist
 
 # How long a process waits: for the others to appear, and in every exchange for the slowest of them.
 TIMEOUT = timedelta(minutes=30)
-_PERIOD = 1.0  # seconds between two looks into the store
 _CALL, _VERDICT = "call", "verdict"
 # Where a program waits for others, by parts of the names of files.
 _WAITING = ("torch/distributed/", "torch/autograd/", str(Path(__file__)))
@@ -42,12 +41,16 @@ class RollCall:
         store: where all of them have met; one of them may hold it for the others.
         rank: of this process.
         world_size: number of processes.
+        period: seconds between two looks into the store.
         patience: seconds that the processes have to answer.
     """
 
-    def __init__(self, store: dist.Store, rank: int, world_size: int, patience: float = 10.0) -> None:
+    def __init__(
+        self, store: dist.Store, rank: int, world_size: int, *, period: float = 1.0, patience: float = 10.0
+    ) -> None:
         self._store = dist.PrefixStore("roll call", store)
-        self._rank, self._world_size, self._patience = rank, world_size, patience
+        self._rank, self._world_size = rank, world_size
+        self._period, self._patience = period, patience
         self._verdict: str | None = None
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._answer, daemon=True, name="roll call")
@@ -62,13 +65,13 @@ class RollCall:
         """Who is missing, in words; call it where an exchange has failed."""
         asking = threading.Thread(target=self._ask, daemon=True)  # a store that is stopped with its holder blocks
         asking.start()
-        asking.join(self._patience + 5 * _PERIOD)
+        asking.join(self._patience + 5 * self._period)
         return self._verdict or "process 0, or who else holds the store where all meet, does not answer"
 
     def _answer(self) -> None:
         answered = False
         with suppress(RuntimeError):  # the store is gone with its holder
-            while not self._closed.wait(_PERIOD) and self._verdict is None:
+            while not self._closed.wait(self._period) and self._verdict is None:
                 if not answered and self._store.check([_CALL]):
                     self._store.set(str(self._rank), _whereabouts())
                     answered = True
@@ -81,11 +84,11 @@ class RollCall:
         with suppress(RuntimeError):
             self._store.set(_CALL, "")
             while self._verdict is None and time.monotonic() < deadline and not self._store.check(ranks):
-                time.sleep(_PERIOD / 4)
+                time.sleep(self._period / 4)
             if self._verdict is None:
                 self._verdict = self._judge(ranks)
                 self._store.set(_VERDICT, self._verdict)
-            time.sleep(2 * _PERIOD)  # the others hear it before this process ends, which may hold the store
+            time.sleep(2 * self._period)  # the others hear it before this process ends, which may hold the store
 
     def _judge(self, ranks: list[str]) -> str:
         absent = [rank for rank in ranks if not self._store.check([rank])]

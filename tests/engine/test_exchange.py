@@ -14,7 +14,7 @@ def roll_calls():
     made = []
 
     def make(*ranks, store):
-        made.extend(RollCall(store, rank, 3, patience=3.0) for rank in ranks)
+        made.extend(RollCall(store, rank, 3, period=0.2, patience=2.0) for rank in ranks)
         return made
 
     yield make
