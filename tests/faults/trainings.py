@@ -78,7 +78,7 @@ class Training:
         (error,) = [line for line in lines if line.startswith("train_net.py: error: ")]
         return error
 
-    def wait_for(self, condition: Callable[[], object], seconds: float = 300) -> None:
+    def wait_for(self, condition: Callable[[], object], seconds: float = 600) -> None:
         """Wait until something is so, while all processes run."""
         deadline = time.monotonic() + seconds
         while not condition():
@@ -140,7 +140,7 @@ class Training:
         """Go on for a few iterations, to the end; the iteration that this began with."""
         last = int(re.search(r"\d+", self._read_tag())[0])
         self.start(*arguments, SOLVER__MAX_ITER=str(last + 1 + more))
-        statuses, _ = self.end(400)
+        statuses, _ = self.end(900)
         assert statuses == [0] * len(statuses), self.said("stdout") + self.said("stderr")
         assert (self.output / "model_final.pth").is_file()
         return self.first_iteration()
