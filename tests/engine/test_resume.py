@@ -362,7 +362,7 @@ def test_a_mistake_in_a_training_is_logged_as_one_sentence(make_trainer, caplog)
     """Detectron2's loop would log its traceback."""
     with pytest.raises(ValueError):
         make_trainer("SOLVER.ACCUMULATE", "2", "SOLVER.IMS_PER_BATCH", "3").train()
-    (error,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    error = next(record for record in caplog.records if record.levelname == "ERROR")
     assert error.getMessage().startswith("The training ends: SOLVER.IMS_PER_BATCH 3 must be") and not error.exc_info
 
 
