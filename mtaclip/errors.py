@@ -23,7 +23,7 @@ def sentence(error: BaseException) -> str | None:
     text = str(error)
     if isinstance(error, RunError):
         return text
-    if isinstance(error, RuntimeError) and text.startswith("DataLoader worker"):
+    if isinstance(error, RuntimeError) and text.startswith("DataLoader worker") or _lost_worker(error):
         return _killed_worker(text)
     if isinstance(error, (ValueError, OSError, FloatingPointError)) and is_ours(error):
         return text
@@ -42,6 +42,16 @@ def is_ours(error: BaseException) -> bool:
     """Whether a line of this package raised an error."""
     frames = list(traceback.walk_tb(error.__traceback__))
     return bool(frames) and _PACKAGE in Path(frames[-1][0].f_code.co_filename).resolve().parents
+
+
+def _lost_worker(error: BaseException) -> bool:
+    """Whether a sample could not be fetched from a data worker that has gone in between."""
+    files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return (
+        isinstance(error, (OSError, EOFError))
+        and any(file.endswith("torch/utils/data/dataloader.py") for file in files)
+        and "multiprocessing" in Path(files[-1]).parts
+    )
 
 
 def _killed_worker(text: str) -> str:

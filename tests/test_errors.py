@@ -2,6 +2,7 @@
 
 import multiprocessing
 import time
+from multiprocessing.connection import Client
 
 import pytest
 import torch.distributed as dist
@@ -42,6 +43,23 @@ def read_and_kill():
 def test_a_killed_data_worker_is_one():
     said = sentence(caught(read_and_kill))
     assert "most likely because memory ran out" in said and "DATALOADER.NUM_WORKERS" in said
+
+
+class FetchedLater:
+    """As a tensor, which the reading process fetches from the worker that holds it."""
+
+    def __reduce__(self):
+        return Client, ("/nowhere/socket",)
+
+
+class Gone(Slow):
+    def __getitem__(self, number):
+        return FetchedLater()
+
+
+def test_so_is_one_that_is_killed_while_a_sample_is_fetched():
+    said = sentence(caught(list, SampleLoader(Gone(), num_workers=1)))
+    assert "DATALOADER.NUM_WORKERS" in said
 
 
 def test_words_of_gloo_are_shortened():
