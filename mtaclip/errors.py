@@ -56,13 +56,8 @@ def _lost_worker(error: BaseException) -> bool:
 
 def _killed_worker(text: str) -> str:
     """What PyTorch says of a data worker's end, and what helps."""
-    if "shared memory" in text:
-        return (
-            "A process that reads data was ended by the system, because /dev/shm is full: make it larger (docker run "
-            "--shm-size), or set a smaller DATALOADER.NUM_WORKERS or SOLVER.IMS_PER_BATCH; then go on with --resume. "
-            f"({text.strip()})"
-        )
     return (
-        "A process that reads data was killed, most likely because memory ran out: set a smaller "
-        f"DATALOADER.NUM_WORKERS, 0 for none, and go on with --resume. ({text.strip()})"
+        "A process that reads data has ended, most likely because memory ran out, or room in /dev/shm (docker run "
+        "--shm-size): set a smaller DATALOADER.NUM_WORKERS, 0 for none, and go on with --resume. "
+        f"({' '.join(text.split())})"
     )

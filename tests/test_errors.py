@@ -8,6 +8,7 @@ import pytest
 import torch.distributed as dist
 
 from mtaclip.data.loader import SampleLoader
+from mtaclip.data.workers import StopSignals
 from mtaclip.engine import setup_cfg
 from mtaclip.errors import failed_exchange, sentence
 
@@ -60,6 +61,16 @@ class Gone(Slow):
 def test_so_is_one_that_is_killed_while_a_sample_is_fetched():
     said = sentence(caught(list, SampleLoader(Gone(), num_workers=1)))
     assert "DATALOADER.NUM_WORKERS" in said
+
+
+class Unsent(Slow):
+    def __getitem__(self, number):
+        return lambda: None  # cannot be pickled
+
+
+def test_a_batch_that_cannot_be_sent_is_not_waited_for():
+    said = sentence(caught(list, SampleLoader(Unsent(), num_workers=1, worker_init_fn=StopSignals(), timeout=60)))
+    assert "exited unexpectedly" in said and "/dev/shm" in said
 
 
 def test_words_of_gloo_are_shortened():

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from multiprocessing import connection
+from multiprocessing.queues import Queue
 from types import FrameType
 
 
@@ -27,6 +28,8 @@ class StopSignals:
         signal.signal(signal.SIGTERM, self._answer)
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         threading.Thread(target=_end_with_parent, daemon=True).start()
+        # A batch that cannot be sent (no shared memory is left) would be dropped, and waited for in vain.
+        Queue._on_queue_feeder_error = staticmethod(_end_unsent)
 
     def release(self) -> None:
         """Let workers end on SIGTERM from now on."""
@@ -35,6 +38,10 @@ class StopSignals:
     def _answer(self, _: int, __: FrameType | None) -> None:
         if self._released.is_set():
             os._exit(0)
+
+
+def _end_unsent(_: Exception, __: object) -> None:
+    os._exit(1)
 
 
 def _end_with_parent() -> None:
