@@ -6,8 +6,9 @@ killed at any moment therefore leaves complete checkpoints and at most one `.par
 """
 
 import logging
+import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 from zipfile import BadZipFile, ZipFile
@@ -107,7 +108,7 @@ class Checkpointer(FvcoreCheckpointer):
         Args:
             path: weights to start from where nothing is resumed.
             resume: take the file that `last_checkpoint` names, if `has_checkpoint`; where it is missing or damaged,
-                the file written last among the complete ones, with a warning.
+                that of the latest iteration among the complete ones, with a warning; clocks are not relied on.
             allow_pickle, reinit: see `load`; a checkpoint that is resumed from must fit as it is.
 
         Returns:
@@ -172,9 +173,7 @@ class Checkpointer(FvcoreCheckpointer):
         folder, tag = Path(self.save_dir), Path(self.save_dir) / _TAG
         tagged = tag.read_text().strip() if tag.is_file() else ""
         problems = [] if tagged else [f"{tag}: {'empty' if tag.is_file() else 'missing'}"]
-        others = [path for path in folder.glob("model_*.pth") if path.name != tagged]
-        others.sort(key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
-        for path in [*([folder / tagged] if tagged else []), *others]:
+        for path in self._candidates(tagged):
             problem = _damage(path)
             if problem is None:
                 if problems:
@@ -185,6 +184,27 @@ class Checkpointer(FvcoreCheckpointer):
             f"--resume: {folder} holds no complete checkpoint ({'; '.join(problems)}); put a copy of one there, or "
             "start anew, without --resume or with another OUTPUT_DIR."
         )
+
+    def _candidates(self, tagged: str) -> Iterator[Path]:
+        """The tagged file, then the others, later iterations first; those behind the tagged one are of another run."""
+        folder = Path(self.save_dir)
+        if tagged:
+            yield folder / tagged
+        last = _iteration(folder / tagged) if tagged else -1
+        found = [(_iteration(path), path) for path in folder.glob("model_*.pth") if path.name != tagged]
+        found.sort(key=lambda item: (last < 0 or item[0] <= last, *item), reverse=True)
+        yield from (path for _, path in found)
+
+
+def _iteration(path: Path) -> int:
+    """Which iteration a checkpoint is of; -1 if that cannot be read."""
+    numbered = re.fullmatch(r"model_(\d+)", path.stem)
+    if numbered:
+        return int(numbered[1])
+    try:
+        return int(read_checkpoint(path)["iteration"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return -1
 
 
 def _damage(path: Path) -> str | None:

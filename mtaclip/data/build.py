@@ -7,11 +7,10 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList, MapDataset, MetadataCatalog
 from detectron2.data.samplers import InferenceSampler
 from detectron2.utils import comm
-from torch.utils.data import DataLoader
 
 from mtaclip.data.datasets import get_records
 from mtaclip.data.labels import IGNORE_LABEL
-from mtaclip.data.loader import TrainingLoader
+from mtaclip.data.loader import SampleLoader, TrainingLoader
 from mtaclip.data.mapper import SemanticMapper
 from mtaclip.data.sampling import BatchNumbers, TrainingSamples
 from mtaclip.data.workers import StopSignals
@@ -45,17 +44,16 @@ def build_train_loader(cfg: CfgNode, *, seed: int = 0, start: int = 0) -> Traini
     if tolerate < 0:
         raise ValueError(f"DATALOADER.TOLERATE_BROKEN is {tolerate}: it must be a number of files, 0 or more.")
     signals = StopSignals()
-    loader = DataLoader(
+    loader = SampleLoader(
         TrainingSamples(_checked_records(cfg, list(cfg.DATASETS.TRAIN)), SemanticMapper(cfg, True), seed, tolerate),
         batch_sampler=BatchNumbers(total, comm.get_rank(), processes, parts, start),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
-        collate_fn=list,
         worker_init_fn=signals,
     )
     return TrainingLoader(loader, tolerate, signals)
 
 
-def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader[list[dict[str, Any]]]:
+def build_test_loader(cfg: CfgNode, dataset_name: str) -> SampleLoader:
     """Build the loader of one dataset for evaluation: every image once, in order.
 
     Args:
@@ -72,12 +70,11 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader[list[dict[s
     if cfg.TEST.IMS_PER_BATCH < 1:
         raise ValueError(f"TEST.IMS_PER_BATCH must be positive, got {cfg.TEST.IMS_PER_BATCH}.")
     records = _checked_records(cfg, [dataset_name])
-    return DataLoader(
+    return SampleLoader(
         MapDataset(DatasetFromList(records, copy=False), SemanticMapper(cfg, False)),
         batch_size=cfg.TEST.IMS_PER_BATCH,
         sampler=InferenceSampler(len(records)),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
-        collate_fn=list,
         pin_memory=torch.device(cfg.MODEL.DEVICE).type == "cuda",
         worker_init_fn=StopSignals(),
     )

@@ -277,14 +277,14 @@ def unusable(path: str | Path, message: str) -> UnusableFileError:
 
 
 def _read_bytes(path: str | Path, what: str) -> bytes:
-    if not Path(path).is_file():
-        error = MissingFileError(f"{what} {path} does not exist.")
-        error.path = str(path)
-        raise error
     try:
-        return Path(path).read_bytes()
+        if Path(path).is_file():
+            return Path(path).read_bytes()
     except OSError as error:
         raise _unreadable(what, path, error) from error
+    error = MissingFileError(f"{what} {path} does not exist.")
+    error.path = str(path)
+    raise error
 
 
 def _open(content: bytes, path: str | Path, what: str) -> Image.Image:

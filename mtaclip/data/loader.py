@@ -1,25 +1,68 @@
-"""The training loader, and its account of files that could not be used."""
+"""The loaders: errors of data workers arrive as they were raised; files that could not be used are counted."""
 
 import logging
 from collections.abc import Iterator
 from typing import Any
 
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from mtaclip.data.sampling import BROKEN
 from mtaclip.data.workers import StopSignals
+from mtaclip.errors import is_ours
 
 _logger = logging.getLogger(__name__)
 
 
+class _ErrorsAsSamples(Dataset):
+    """Another dataset, which returns what this package raises: PyTorch would turn it into the text of a traceback."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, number: int) -> Any:
+        try:
+            return self._dataset[number]
+        except (ValueError, OSError) as error:
+            if is_ours(error):
+                return error
+            raise
+
+
+class SampleLoader(DataLoader[list[Any]]):
+    """A `DataLoader` of lists of samples. An error that this package raises in a data worker is raised here as it is.
+
+    Args:
+        dataset: the samples.
+        **options: of `DataLoader`.
+    """
+
+    def __init__(self, dataset: Dataset, **options: Any) -> None:
+        super().__init__(_ErrorsAsSamples(dataset), collate_fn=list, **options)
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        """Start the workers; raises the first error of a batch in its place."""
+        return _raise_errors(super().__iter__())
+
+
+def _raise_errors(batches: Iterator[list[Any]]) -> Iterator[list[Any]]:
+    for batch in batches:
+        for sample in batch:
+            if isinstance(sample, Exception):
+                raise sample
+        yield batch
+
+
 class TrainingLoader:
-    """Batches of a `DataLoader` of `TrainingSamples`, in whose process broken files are counted.
+    """Batches of a `SampleLoader` of `TrainingSamples`, in whose process broken files are counted.
 
     Attributes:
         broken: why each broken file met so far could not be used, by path.
     """
 
-    def __init__(self, loader: DataLoader[list[dict[str, Any]]], tolerate: int, signals: StopSignals) -> None:
+    def __init__(self, loader: SampleLoader, tolerate: int, signals: StopSignals) -> None:
         """Wrap a loader whose workers `signals` prepares; `tolerate` different files may be broken."""
         self.broken: dict[str, str] = {}
         self._loader, self._tolerate, self._signals = loader, tolerate, signals

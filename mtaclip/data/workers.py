@@ -3,6 +3,9 @@
 import multiprocessing
 import os
 import signal
+import threading
+from multiprocessing import connection
+from multiprocessing.queues import Queue
 from multiprocessing.util import Finalize
 from types import FrameType
 
@@ -12,7 +15,8 @@ class StopSignals:
 
     A scheduler signals all processes of a job, and a worker that died of it would take the training process along
     before that has written its checkpoint. The training process ends its workers itself; where it has to do so by
-    force, with SIGTERM, it says `release` before, at the latest when it exits or lets go of this object.
+    force, with SIGTERM, it says `release` before, at the latest when it exits or lets go of this object. If it is
+    killed, they end as well, even in the middle of a read that does not return.
     """
 
     def __init__(self) -> None:
@@ -23,6 +27,9 @@ class StopSignals:
         """Prepare a worker."""
         signal.signal(signal.SIGTERM, self._answer)
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+        # A batch that cannot be sent (no shared memory is left) would be dropped, and waited for in vain.
+        Queue._on_queue_feeder_error = staticmethod(_end_unsent)
 
     def release(self) -> None:
         """Let workers end on SIGTERM from now on."""
@@ -31,3 +38,14 @@ class StopSignals:
     def _answer(self, _: int, __: FrameType | None) -> None:
         if self._released.is_set():
             os._exit(0)
+
+
+def _end_unsent(_: Exception, __: object) -> None:
+    os._exit(1)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)

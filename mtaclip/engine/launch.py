@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,22 +24,20 @@ import torch.distributed as dist
 import torch.multiprocessing
 from detectron2.utils import comm
 
+from mtaclip.engine import exchange
 from mtaclip.engine.processes import Processes
 from mtaclip.engine.stopping import EXIT_STOPPED, STOP_SIGNALS, Stopped
+from mtaclip.errors import RunError, failed_exchange, sentence
 
-# How long a process waits: for the others to appear, and in every exchange for the slowest of them.
-TIMEOUT = timedelta(minutes=30)
+# GPUs wait longer for each other than CPUs do, by this: NCCL ends the process, without a word of ours.
+_GPUS_WAIT_LONGER = timedelta(minutes=1)
 # How long the others may take to end, in seconds, when one has failed.
 _GRACE = 10.0
+# How long a process may take to stop, in seconds, when the program that started it is gone.
+_ORPHAN_GRACE = 60.0
 # After the first word of a failure, how long to wait for earlier ones, in seconds: that a process was killed may be
 # known to the others, whose connections break, before it is known here.
 _SETTLING = 2.0
-
-_PACKAGE = Path(__file__).resolve().parents[1]
-
-
-class RunError(RuntimeError):
-    """A run has failed; the message is for the user, and complete."""
 
 
 def launch(function: Callable[..., Any], processes: Processes, *args: Any) -> None:
@@ -71,15 +68,14 @@ def launch(function: Callable[..., Any], processes: Processes, *args: Any) -> No
 
 @contextmanager
 def _sentences() -> Iterator[None]:
-    """Errors that this package raises on purpose become RunErrors: their message says it all."""
+    """Errors that are for the user become RunErrors: their message says it all."""
     try:
         yield
-    except (ValueError, OSError, FloatingPointError) as error:
-        frames = list(traceback.walk_tb(error.__traceback__))
-        raised_in = Path(frames[-1][0].f_code.co_filename).resolve()
-        if _PACKAGE not in raised_in.parents:
+    except Exception as error:
+        text = sentence(error)
+        if text is None or isinstance(error, RunError):
             raise
-        raise RunError(str(error)) from error
+        raise RunError(text) from error
 
 
 def _take_part(function: Callable[..., Any], processes: Processes, args: tuple) -> None:
@@ -89,21 +85,49 @@ def _take_part(function: Callable[..., Any], processes: Processes, args: tuple) 
         torch.cuda.set_device(processes.local_rank if processes.gpu is None else processes.gpu)
     if processes.threads is not None:
         torch.set_num_threads(processes.threads)
-    where = {} if processes.url == "env://" else {"rank": processes.rank, "world_size": processes.world_size}
+    exchange.set_timeout(processes.timeout)
+    roll_call = _meet(processes, on_gpu)
     try:
-        dist.init_process_group("nccl" if on_gpu else "gloo", init_method=processes.url, timeout=TIMEOUT, **where)
-    except dist.DistError as error:
+        _group_by_machine(processes.machine)
+        function(*args)
+        comm.synchronize()  # the first process holds the store of the roll call until nobody looks there
+        roll_call.close()
+        comm.synchronize()  # and it serves the others while they take leave
+    except RuntimeError as error:
+        reason = failed_exchange(error)
+        if reason is None:
+            raise
         raise RunError(
-            f"{_name(processes)} could not meet the others at {processes.url}: all must be started within "
-            f"{TIMEOUT.total_seconds() / 60:.0f} minutes and reach that address "
-            f"({str(error).splitlines()[0]})."
+            f"{_name(processes)}: an exchange with the others failed ({reason}): {roll_call.call()}. What the missing "
+            "process has said last may tell why; go on with --resume."
         ) from error
-    _group_by_machine(processes.machine)
-    function(*args)
-    comm.synchronize()  # the first process serves the others while they take leave
     comm._LOCAL_PROCESS_GROUP = None
     comm._get_global_gloo_group.cache_clear()  # a group that is still referred to may abort the process at its exit
     dist.destroy_process_group()
+
+
+def _meet(processes: Processes, on_gpu: bool) -> exchange.RollCall:
+    """Wait for all processes and form the group of all."""
+    timeout = processes.timeout
+    try:
+        store, rank, world_size = next(
+            dist.rendezvous(processes.url, processes.rank, processes.world_size, timeout=timeout)
+        )
+        store.set_timeout(timeout)
+        dist.init_process_group(
+            "nccl" if on_gpu else "gloo",
+            store=dist.PrefixStore("group", store),
+            rank=rank,
+            world_size=world_size,
+            timeout=timeout + _GPUS_WAIT_LONGER if on_gpu else timeout,
+        )
+    except dist.DistError as error:
+        raise RunError(
+            f"{_name(processes)} could not meet the others at {processes.url}: all must be started within "
+            f"{timeout.total_seconds() / 60:g} minutes (--timeout) and reach that address "
+            f"({str(error).splitlines()[0]})."
+        ) from error
+    return exchange.RollCall(store, rank, world_size)
 
 
 def _group_by_machine(machine: str) -> None:
@@ -117,7 +141,7 @@ def _group_by_machine(machine: str) -> None:
 
 @dataclass(frozen=True)
 class _Failure:
-    """The end of a process: when, by time.time(), and the text for the user."""
+    """The end of a process: when, by time.monotonic(), which all processes share, and the text for the user."""
 
     time: float
     text: str
@@ -162,19 +186,21 @@ def _child(writer: connection.Connection, function: Callable[..., Any], processe
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except RunError as error:
-        writer.send(_Failure(time.time(), str(error)))
+        writer.send(_Failure(time.monotonic(), str(error)))
         sys.exit(1)
     except Exception:
-        writer.send(_Failure(time.time(), f"{_name(processes)} failed:\n{traceback.format_exc().rstrip()}"))
+        writer.send(_Failure(time.monotonic(), f"{_name(processes)} failed:\n{traceback.format_exc().rstrip()}"))
         sys.exit(1)
 
 
 def _end_with_parent() -> None:
-    """Leave no orphan if the program that started this process is killed."""
+    """Leave no orphan if the program that started this process is killed: stop, with a checkpoint, or else end."""
     parent = torch.multiprocessing.parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])
         os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_ORPHAN_GRACE)
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _watch(children: dict[BaseProcess, connection.Connection]) -> None:

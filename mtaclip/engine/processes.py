@@ -9,12 +9,15 @@ import re
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 import torch
 
 from mtaclip.engine import slurm
+from mtaclip.engine.exchange import TIMEOUT
 from mtaclip.engine.setup import pick_device
 
+_LONGEST = 7 * 24 * 60  # minutes
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -32,6 +35,7 @@ class Processes:
         url: where the processes meet, as `torch.distributed.init_process_group` takes it.
         gpu: index of this process's GPU; None is its local rank.
         threads: CPU threads of every process; None leaves PyTorch's number.
+        timeout: how long a process waits for the others, to appear and in every exchange.
     """
 
     device: str
@@ -43,13 +47,14 @@ class Processes:
     url: str = ""
     gpu: int | None = None
     threads: int | None = None
+    timeout: timedelta = TIMEOUT
 
 
 def find_processes(args: Namespace, device: str, variables: Mapping[str, str] = os.environ) -> Processes:
     """Which processes the command line and the environment ask for.
 
     Args:
-        args: num_gpus, num_processes (None where the user said nothing), num_machines, machine_rank, dist_url.
+        args: num_gpus, num_processes (None where the user said nothing), num_machines, machine_rank, dist_url, timeout.
         device: MODEL.DEVICE of the configuration; "cpu" needs no --num-gpus 0.
         variables: the environment.
 
@@ -68,7 +73,7 @@ def find_processes(args: Namespace, device: str, variables: Mapping[str, str] = 
         raise ValueError(
             f'MODEL.DEVICE: {found.device!r} is one GPU, and there are {found.world_size} processes: set it to "cuda".'
         )
-    return replace(found, threads=_threads(found, variables))
+    return replace(found, threads=_threads(found, variables), timeout=timedelta(minutes=args.timeout))
 
 
 def _check_options(args: Namespace) -> None:
@@ -79,6 +84,8 @@ def _check_options(args: Namespace) -> None:
     ):
         if value is not None and value < least:
             raise ValueError(f"{option} {value}: must be at least {least}.")
+    if not 0 < args.timeout <= _LONGEST:
+        raise ValueError(f"--timeout {args.timeout:g}: must be a number of minutes above 0, at most {_LONGEST}.")
     if args.num_processes is not None and args.num_gpus:
         raise ValueError(
             f"--num-processes {args.num_processes} is for processes without a GPU, and --num-gpus {args.num_gpus} "

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
+from mtaclip.engine.exchange import get_timeout
 from mtaclip.engine.hooks import PeriodicCheckpoints
 
 EXIT_STOPPED = 75
@@ -51,7 +52,7 @@ class StopOnSignal(HookBase):
     def before_train(self) -> None:
         """Take over the signals."""
         if comm.get_world_size() > 1:
-            self._group = dist.new_group(backend="gloo")
+            self._group = dist.new_group(backend="gloo", timeout=get_timeout())
         if threading.current_thread() is threading.main_thread():
             self._previous = {number: signal.signal(number, self._remember) for number in STOP_SIGNALS}
 

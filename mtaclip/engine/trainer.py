@@ -31,6 +31,7 @@ from mtaclip.engine.hooks import (
 from mtaclip.engine.optimizer import build_lr_scheduler, build_optimizer
 from mtaclip.engine.step import LOG_PERIOD, TrainStep, random_seed
 from mtaclip.engine.stopping import StopOnSignal
+from mtaclip.errors import failed_exchange, sentence
 from mtaclip.evaluation.background import BackgroundEvaluator
 from mtaclip.evaluation.fingerprint import fingerprint
 from mtaclip.inference.augmentation import build_inference
@@ -48,6 +49,20 @@ _CHANGEABLE = {
     "SOLVER.BACKBONE_MULTIPLIER": "the checkpoint's is kept",
     "SOLVER.WEIGHT_DECAY": "the checkpoint's is kept",
 }
+
+
+class _WithoutTraceback(logging.Filter):
+    """Lets Detectron2's training loop log an error that is for the user as the one sentence that it is."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        text = None if error is None else sentence(error) or failed_exchange(error)
+        if text is not None:
+            record.msg, record.args, record.exc_info = "The training ends: %s", (text,), None
+        return True
+
+
+_without_traceback = _WithoutTraceback()
 
 
 class Trainer(DefaultTrainer):
@@ -150,6 +165,7 @@ class Trainer(DefaultTrainer):
         Returns:
             scores by dataset, or those of the only dataset; None without any.
         """
+        logging.getLogger(TrainerBase.__module__).addFilter(_without_traceback)
         TrainerBase.train(self, self.start_iter, self.max_iter)
         results = getattr(self, "_last_eval_results", None)
         if comm.is_main_process() and self.cfg.TEST.EXPECTED_RESULTS:

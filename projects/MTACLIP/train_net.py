@@ -22,9 +22,11 @@ from detectron2.utils.logger import setup_logger
 from mtaclip.checkpoint import check_complete, load_weights
 from mtaclip.engine import Trainer, setup_cfg
 from mtaclip.engine.evaluation import check_expected
-from mtaclip.engine.launch import RunError, launch
+from mtaclip.engine.exchange import TIMEOUT
+from mtaclip.engine.launch import launch
 from mtaclip.engine.processes import find_processes
 from mtaclip.engine.stopping import EXIT_STOPPED, Stopped
+from mtaclip.errors import RunError
 from mtaclip.modeling.performance import speed_up
 
 
@@ -79,6 +81,13 @@ def make_parser() -> argparse.ArgumentParser:
         default="auto",
         metavar="URL",
         help="where the processes meet, tcp://HOST:PORT; auto (default) is a free port of this machine",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=TIMEOUT.total_seconds() / 60,
+        metavar="MINUTES",
+        help="how long processes wait for each other before the run ends and names the missing one (default: 30)",
     )
     return parser
 

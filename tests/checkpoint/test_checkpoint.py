@@ -178,7 +178,7 @@ def small_run(folder, iterations: int) -> Checkpointer:
     checkpointer = Checkpointer(model(), str(folder))
     for iteration in range(iterations):
         checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
-        os.utime(folder / f"model_{iteration:07d}.pth", (iteration, iteration))
+        os.utime(folder / f"model_{iteration:07d}.pth", (-iteration, -iteration))  # the clock ran backwards
     return checkpointer
 
 
@@ -204,9 +204,18 @@ def test_a_damaged_newest_file_gives_way_to_the_one_before(tmp_path, caplog, har
     assert f"model_0000002.pth: {word}" in warning and "going on from" in warning and "model_0000001.pth" in warning
 
 
-def test_the_file_written_last_is_taken_where_nothing_is_tagged(tmp_path, caplog):
-    """A run that was killed between its first checkpoint and the tag."""
+def test_files_of_another_run_come_last(tmp_path):
+    """A new run began in the folder of an old one, which had come further."""
+    checkpointer = small_run(tmp_path, 4)
+    checkpointer.tag_last_checkpoint("model_0000002.pth")
+    cut(tmp_path / "model_0000002.pth")
+    assert checkpointer.resume_or_load("", resume=True)["iteration"] == 1
+
+
+def test_the_latest_iteration_is_taken_where_nothing_is_tagged(tmp_path, caplog):
+    """Whatever the times of the files say: a run that was killed before its first tag, or a folder that was copied."""
     checkpointer = small_run(tmp_path, 2)
+    checkpointer.save("model_best", tag=False, iteration=0)
     (tmp_path / "last_checkpoint").unlink()
     assert checkpointer.has_checkpoint()
     assert checkpointer.resume_or_load("", resume=True)["iteration"] == 1

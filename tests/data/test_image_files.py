@@ -191,6 +191,11 @@ def test_a_stream_that_is_too_short_is_an_error_in_spite_of_right_checksums(pixe
     assert same_as_pillow(data, channels, tmp_path / "short.png") is None
 
 
+def test_an_error_of_the_file_system_is_a_sentence(tmp_path):
+    with pytest.raises(ValueError, match="^image .* cannot be read"):
+        ImageFile(tmp_path / ("x" * 300))
+
+
 def test_an_image_of_absurd_size_is_refused_before_its_memory_is_asked_for(tmp_path):
     data = SIGNATURE + header(2**30, 2**30, 3) + chunk(b"IDAT", zlib.compress(b"\0" * 9)) + chunk(b"IEND", b"")
     (tmp_path / "huge.png").write_bytes(data)

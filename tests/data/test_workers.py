@@ -1,6 +1,6 @@
 """Data workers and signals, in real processes.
 
-Run as a script, this file reads data with two workers: `test_workers.py healthy|broken`.
+Run as a script, this file reads data with two workers: `test_workers.py healthy|broken|asleep`.
 """
 
 import os
@@ -16,18 +16,20 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Numbers:
-    """A data set without end; broken from its 20th sample on if asked for."""
+    """A data set without end; from its 20th sample on it is of another kind."""
 
-    def __init__(self, broken):
-        self.broken = broken
+    def __init__(self, kind):
+        self.kind = kind
 
     def __getitem__(self, number):
-        if self.broken and number >= 20:
+        if self.kind == "broken" and number >= 20:
             raise ValueError("sample 20 is broken")
+        if self.kind == "asleep" and number >= 20:
+            time.sleep(1000)
         return {"number": number}
 
 
-def read(broken: bool) -> None:
+def read(kind: str) -> None:
     import mtaclip  # noqa: F401
 
     # isort: split
@@ -40,7 +42,7 @@ def read(broken: bool) -> None:
     signal.signal(signal.SIGTERM, lambda *_: None)  # as a training that answers at the end of an iteration
     signals = StopSignals()
     loader = DataLoader(
-        Numbers(broken), batch_sampler=BatchNumbers(2, 0, 1), num_workers=2, collate_fn=list, worker_init_fn=signals
+        Numbers(kind), batch_sampler=BatchNumbers(2, 0, 1), num_workers=2, collate_fn=list, worker_init_fn=signals
     )
     for number, _ in enumerate(TrainingLoader(loader, 0, signals)):
         if number == 5:
@@ -95,5 +97,18 @@ def test_nothing_stays_of_a_loader_that_is_done():
     assert len(Path("/proc/self/maps").read_text().splitlines()) < before + 100
 
 
+def test_workers_that_sleep_in_a_read_end_with_a_killed_process():
+    process = start("asleep")
+    while process.stdout.readline() != "ready\n":
+        assert process.poll() is None
+    children = [int(child) for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{child}").exists() for child in children):
+        assert time.monotonic() < deadline, "a worker is left"
+        time.sleep(0.05)
+
+
 if __name__ == "__main__":
-    read(sys.argv[1] == "broken")
+    read(sys.argv[1])

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,10 @@ import torch
 from detectron2.utils import comm
 
 from mtaclip.engine import setup_cfg
-from mtaclip.engine.launch import RunError, launch
+from mtaclip.engine.launch import launch
 from mtaclip.engine.processes import Processes, find_processes
 from mtaclip.engine.slurm import address, expand_nodes, expand_tasks
+from mtaclip.errors import RunError
 from projects.MTACLIP.train_net import make_parser
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -213,6 +215,11 @@ def test_threads():
     assert found(**TORCHRUN).threads == max(1, cores // 2)
 
 
+def test_how_long_processes_wait():
+    assert found("--timeout", 0.5).timeout == timedelta(seconds=30)
+    assert found().timeout == timedelta(minutes=30)
+
+
 @pytest.mark.parametrize(
     ("text", "nodes"),
     [
@@ -267,6 +274,8 @@ def test_jobs_and_steps_have_ports_of_their_own():
         (["--num-machines", 2, "--machine-rank", 2, "--dist-url", "tcp://a:1"], {}, ["--machine-rank 2", "0 to 1"]),
         (["--dist-url", "a:1"], {}, ["--dist-url a:1", "tcp://HOST:PORT"]),
         (["--num-gpus", -1], {}, ["--num-gpus -1"]),
+        (["--timeout", 0], {}, ["--timeout 0"]),
+        (["--timeout", "nan"], {}, ["--timeout nan"]),
         (["--num-processes", 0], {}, ["--num-processes 0"]),
     ],
 )

@@ -358,6 +358,14 @@ def test_nothing_is_said_where_nothing_changed_and_a_complete_run_takes_no_step(
     assert all(torch.equal(before[name], tensor) for name, tensor in trainer.model.state_dict().items())
 
 
+def test_a_mistake_in_a_training_is_logged_as_one_sentence(make_trainer, caplog):
+    """Detectron2's loop would log its traceback."""
+    with pytest.raises(ValueError):
+        make_trainer("SOLVER.ACCUMULATE", "2", "SOLVER.IMS_PER_BATCH", "3").train()
+    error = next(record for record in caplog.records if record.levelname == "ERROR")
+    assert error.getMessage().startswith("The training ends: SOLVER.IMS_PER_BATCH 3 must be") and not error.exc_info
+
+
 def test_a_new_run_in_an_old_folder_says_so(make_trainer, caplog):
     make_trainer().train()
     trainer = make_trainer()

@@ -1,0 +1,81 @@
+"""Errors that are for the user, and those that are not."""
+
+import multiprocessing
+import time
+from multiprocessing.connection import Client
+
+import pytest
+import torch.distributed as dist
+
+from mtaclip.data.loader import SampleLoader
+from mtaclip.data.workers import StopSignals
+from mtaclip.engine import setup_cfg
+from mtaclip.errors import failed_exchange, sentence
+
+
+def caught(function, *args):
+    with pytest.raises(Exception) as error:
+        function(*args)
+    return error.value
+
+
+def test_what_the_package_raises_is_a_sentence_and_other_errors_are_not(tmp_path):
+    assert "missing.yaml" in sentence(caught(setup_cfg, tmp_path / "missing.yaml"))
+    assert sentence(caught(int, "x")) is None
+    assert sentence(caught(open, tmp_path / "missing")) is None
+
+
+class Slow:
+    def __len__(self):
+        return 100
+
+    def __getitem__(self, number):
+        time.sleep(0.05)
+        return number
+
+
+def read_and_kill():
+    for _ in SampleLoader(Slow(), batch_size=2, num_workers=1):
+        for worker in multiprocessing.active_children():
+            worker.kill()
+        time.sleep(0.5)
+
+
+def test_a_killed_data_worker_is_one():
+    said = sentence(caught(read_and_kill))
+    assert "most likely because memory ran out" in said and "DATALOADER.NUM_WORKERS" in said
+
+
+class FetchedLater:
+    """As a tensor, which the reading process fetches from the worker that holds it."""
+
+    def __reduce__(self):
+        return Client, ("/nowhere/socket",)
+
+
+class Gone(Slow):
+    def __getitem__(self, number):
+        return FetchedLater()
+
+
+def test_so_is_one_that_is_killed_while_a_sample_is_fetched():
+    said = sentence(caught(list, SampleLoader(Gone(), num_workers=1)))
+    assert "DATALOADER.NUM_WORKERS" in said
+
+
+class Unsent(Slow):
+    def __getitem__(self, number):
+        return lambda: None  # cannot be pickled
+
+
+def test_a_batch_that_cannot_be_sent_is_not_waited_for():
+    said = sentence(caught(list, SampleLoader(Unsent(), num_workers=1, worker_init_fn=StopSignals(), timeout=60)))
+    assert "exited unexpectedly" in said and "/dev/shm" in said
+
+
+def test_words_of_gloo_are_shortened():
+    text = "[/some/where/gloo/transport/tcp/pair.cc:545] Read error [127.0.0.1]:5: Connection reset by peer. This is"
+    assert failed_exchange(RuntimeError(text)) == "Read error [127.0.0.1]:5: Connection reset by peer"
+    assert failed_exchange(dist.DistBackendError("NCCL error in: x.cpp:1\nmore")) == "NCCL error in: x.cpp:1"
+    assert failed_exchange(RuntimeError("sizes differ")) is None
+    assert failed_exchange(ValueError("gloo")) is None
