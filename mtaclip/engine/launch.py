@@ -26,7 +26,7 @@ import torch.multiprocessing
 from detectron2.utils import comm
 
 from mtaclip.engine.processes import Processes
-from mtaclip.engine.stopping import EXIT_STOPPED, STOP_SIGNALS, Stopped
+from mtaclip.engine.stopping import EXIT_INTERRUPTED, EXIT_STOPPED, STOP_SIGNALS, Stopped
 
 # How long a process waits: for the others to appear, and in every exchange for the slowest of them.
 TIMEOUT = timedelta(minutes=30)
@@ -160,7 +160,7 @@ def _child(writer: connection.Connection, function: Callable[..., Any], processe
         with _sentences():
             _take_part(function, processes, args)
     except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
+        sys.exit(EXIT_INTERRUPTED)
     except RunError as error:
         writer.send(_Failure(time.time(), str(error)))
         sys.exit(1)
