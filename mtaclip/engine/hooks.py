@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-import os
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,7 +10,6 @@ from pathlib import Path
 
 from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
-from detectron2.utils.events import EventWriter
 
 from mtaclip.checkpoint import Checkpointer
 from mtaclip.checkpoint.loading import read_checkpoint
@@ -134,31 +132,6 @@ class PeriodicEvaluation(hooks.EvalHook):
         return False
 
 
-class LenientWriter(EventWriter):
-    """Logs what keeps another writer from writing, such as a full disk, where that would end the training.
-
-    Args:
-        writer: writes scalars somewhere.
-    """
-
-    def __init__(self, writer: EventWriter) -> None:
-        self._writer = writer
-
-    def write(self) -> None:
-        """Write, or log why not."""
-        self._try(self._writer.write)
-
-    def close(self) -> None:
-        """Close, or log why not."""
-        self._try(self._writer.close)
-
-    def _try(self, action: Callable[[], None]) -> None:
-        try:
-            action()
-        except OSError as error:
-            _logger.error("%s: not written: %s; training goes on.", type(self._writer).__name__, error)
-
-
 class DrawCurves(HookBase):
     """Draws `curves.png` from `metrics.json` after every evaluation and at the end; put it behind the writers.
 
@@ -185,15 +158,6 @@ class DrawCurves(HookBase):
             draw_curves(self._metrics, self._metrics.with_name("curves.png"))
         except (OSError, ValueError) as error:
             _logger.error("The curves were not drawn: %s", error)
-
-
-def drop_incomplete_line(path: Path) -> None:
-    """Cut off what an interrupted write left behind the last line break of a text file, if there is one."""
-    if path.is_file():
-        content = path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):
-            os.truncate(path, len(whole))
 
 
 def _divides(period: int, number: int) -> bool:

@@ -21,15 +21,14 @@ from mtaclip.data.loader import TrainingLoader
 from mtaclip.engine.evaluation import build_evaluator, check_expected, saved_predictions, unwrapped
 from mtaclip.engine.hooks import (
     DrawCurves,
-    LenientWriter,
     PeriodicCheckpoints,
     PeriodicEvaluation,
     SaveBest,
-    drop_incomplete_line,
 )
 from mtaclip.engine.optimizer import build_lr_scheduler, build_optimizer
 from mtaclip.engine.step import LOG_PERIOD, TrainStep, random_seed
 from mtaclip.engine.stopping import StopOnSignal
+from mtaclip.engine.writers import build_writers
 from mtaclip.evaluation.background import BackgroundEvaluator
 from mtaclip.evaluation.fingerprint import fingerprint
 from mtaclip.inference.augmentation import build_inference
@@ -228,9 +227,8 @@ class Trainer(DefaultTrainer):
         return found
 
     def build_writers(self) -> list[EventWriter]:
-        """Detectron2's writers, which here outlive a full disk."""
-        drop_incomplete_line(Path(self.cfg.OUTPUT_DIR) / "metrics.json")
-        return [LenientWriter(writer) for writer in super().build_writers()]
+        """See `mtaclip.engine.writers.build_writers`."""
+        return build_writers(Path(self.cfg.OUTPUT_DIR), self.max_iter)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):

@@ -9,7 +9,7 @@ from detectron2.engine.train_loop import TrainerBase
 
 from mtaclip.checkpoint import Checkpointer
 from mtaclip.checkpoint.loading import read_checkpoint
-from mtaclip.engine.hooks import LenientWriter, PeriodicCheckpoints, PeriodicEvaluation, SaveBest, drop_incomplete_line
+from mtaclip.engine.hooks import PeriodicCheckpoints, PeriodicEvaluation, SaveBest
 
 
 class Scores(HookBase):
@@ -142,26 +142,3 @@ def test_an_evaluation_that_an_interruption_prevented_is_made_up_for(tmp_path, r
     loop.train(4, 8)
     assert seen == evaluated
     assert best(tmp_path) == (evaluated[0], 10.0 - evaluated[0])
-
-
-def test_a_writer_that_cannot_write_is_an_error_in_the_log(caplog):
-    class Full:
-        def write(self):
-            with open("/dev/full", "w") as file:
-                file.write("scalars")
-
-        close = write
-
-    writer = LenientWriter(Full())
-    writer.write()
-    writer.close()
-    assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"]
-    assert "No space left" in caplog.text
-
-
-def test_only_an_incomplete_line_is_cut_off(tmp_path):
-    file = tmp_path / "metrics.json"
-    for content, expected in (("{}\n{}\n", "{}\n{}\n"), ("{}\n{", "{}\n"), ("{", ""), ("", "")):
-        file.write_text(content)
-        drop_incomplete_line(file)
-        assert file.read_text() == expected
