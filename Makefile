@@ -17,7 +17,7 @@ PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 DEMO := $(RUN) projects/MTACLIP/tools/run_demo.py
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo demo-baseline test test-oracles test-all gpu-check lint format clean
+.PHONY: help env demo demo-baseline test test-oracles test-all test-faults gpu-check lint format clean
 
 help: ## list the targets
 	@echo "Targets of MTA-CLIP (variables: PYTHON=$(PYTHON) VENV=$(VENV) TORCH_INDEX=$(TORCH_INDEX)):"
@@ -42,6 +42,9 @@ test-oracles: env ## compare with the stored results of independent implementati
 
 test-all: lint ## lint and all tests, with many more random inputs
 	MTACLIP_EXAMPLES=1000 $(RUN) -m pytest -q
+
+test-faults: env ## kill runs, fill disks, take folders away, and write the table of docs/reliability.md
+	$(RUN) -m pytest -q -n 0 tests/faults --write-tables
 
 gpu-check: env ## check, test and time the compiled operator on a GPU
 	$(RUN_ON_GPU) -m mtaclip.ops.check --device cuda

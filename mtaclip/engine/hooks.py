@@ -4,12 +4,13 @@ import json
 import logging
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
 
 from mtaclip.checkpoint import Checkpointer
 from mtaclip.checkpoint.loading import read_checkpoint
@@ -130,6 +131,37 @@ class PeriodicEvaluation(hooks.EvalHook):
                 if is_due and any(name.endswith("mIoU") for name in record):
                     return True
         return False
+
+
+class WriteScalars(hooks.PeriodicWriter):
+    """Detectron2's hook, which here also writes after every evaluation: a kill costs none of its scores.
+
+    Put it behind the hook that evaluates.
+
+    Args:
+        writers: write scalars somewhere.
+        period: iterations between their writes.
+        eval_period: iterations between evaluations; 0 evaluates at the end only.
+    """
+
+    def __init__(self, writers: Sequence[EventWriter], period: int, eval_period: int) -> None:
+        super().__init__(writers, period)
+        self._eval_period = eval_period
+
+    def before_train(self) -> None:
+        """Write the scores of an evaluation that a resumed run has made up for."""
+        if self.trainer.storage.latest():
+            self._write()
+
+    def after_step(self) -> None:
+        """Write what is due."""
+        done = self.trainer.iter + 1
+        if _divides(self._period, done) or _divides(self._eval_period, done) or done == self.trainer.max_iter:
+            self._write()
+
+    def _write(self) -> None:
+        for writer in self._writers:
+            writer.write()
 
 
 class DrawCurves(HookBase):

@@ -24,6 +24,7 @@ from mtaclip.engine.hooks import (
     PeriodicCheckpoints,
     PeriodicEvaluation,
     SaveBest,
+    WriteScalars,
 )
 from mtaclip.engine.optimizer import build_lr_scheduler, build_optimizer
 from mtaclip.engine.step import LOG_PERIOD, TrainStep, random_seed
@@ -222,7 +223,7 @@ class Trainer(DefaultTrainer):
             several = len(cfg.DATASETS.TEST) > 1  # Detectron2 then puts the dataset before the name of a score
             prefix = f"{cfg.DATASETS.TEST[0]}/" if several else ""
             found.append(SaveBest(self.checkpointer, f"{prefix}sem_seg/mIoU"))
-            found.append(hooks.PeriodicWriter(self.build_writers(), period=LOG_PERIOD))
+            found.append(WriteScalars(self.build_writers(), LOG_PERIOD, cfg.TEST.EVAL_PERIOD))
             found.append(DrawCurves(cfg.TEST.EVAL_PERIOD, Path(cfg.OUTPUT_DIR) / "metrics.json"))
         return found
 

@@ -9,7 +9,7 @@ from detectron2.engine.train_loop import TrainerBase
 
 from mtaclip.checkpoint import Checkpointer
 from mtaclip.checkpoint.loading import read_checkpoint
-from mtaclip.engine.hooks import PeriodicCheckpoints, PeriodicEvaluation, SaveBest
+from mtaclip.engine.hooks import PeriodicCheckpoints, PeriodicEvaluation, SaveBest, WriteScalars
 
 
 class Scores(HookBase):
@@ -142,3 +142,19 @@ def test_an_evaluation_that_an_interruption_prevented_is_made_up_for(tmp_path, r
     loop.train(4, 8)
     assert seen == evaluated
     assert best(tmp_path) == (evaluated[0], 10.0 - evaluated[0])
+
+
+def test_scores_are_written_before_the_next_step(tmp_path):
+    """Of an evaluation that is made up for, too; a kill in the next step would cost them else."""
+    file, before_steps = tmp_path / "metrics.json", {}
+
+    class Reads(Loop):
+        def run_step(self):
+            records = map(json.loads, file.read_text().splitlines())
+            before_steps[self.iter] = [record["iteration"] for record in records]
+
+    loop = Reads()
+    evaluation = PeriodicEvaluation(2, lambda: {"sem_seg": {"mIoU": 10.0}}, file)
+    loop.register_hooks([evaluation, WriteScalars([JSONWriter(str(file))], 20, 2)])
+    loop.train(4, 8)
+    assert before_steps == {4: [3], 5: [3], 6: [3, 5], 7: [3, 5]}

@@ -23,9 +23,9 @@ def test_a_folder_is_held_by_one_run_until_it_ends_or_is_killed(tmp_path):
     folder = tmp_path / "new" / "run"
     other = subprocess.Popen([sys.executable, "-c", HOLDER, folder], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert other.stdout.readline() == "held\n"
-    with pytest.raises(OSError, match=f"^OUTPUT_DIR {folder} is in use by another run: wait .* or name another folder"):
-        with output_folder(str(folder)):
-            pass
+    words = f"^OUTPUT_DIR {folder} is in use by another run: wait .* or name another folder"
+    with pytest.raises(OSError, match=words), output_folder(str(folder)):
+        pass
     other.kill()
     other.communicate()
     with output_folder(str(folder)):
