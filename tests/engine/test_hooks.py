@@ -6,6 +6,7 @@ import pytest
 import torch
 from detectron2.engine import HookBase
 from detectron2.engine.train_loop import TrainerBase
+from detectron2.utils.events import JSONWriter
 
 from mtaclip.checkpoint import Checkpointer
 from mtaclip.checkpoint.loading import read_checkpoint

@@ -42,16 +42,3 @@ def disk(tmp_path) -> Iterator[Path]:
         pytest.skip(f"mounting a file system is not permitted here: {mounted.stderr.strip()}")
     yield folder
     subprocess.run(["umount", "-l", folder], check=True)
-
-
-def fill(disk: Path) -> Path:
-    """Take all room of a file system; returns the file that has it."""
-    ballast = disk / "ballast"
-    with open(ballast, "ab", buffering=0) as file:
-        for size in (2**20, 4096):
-            try:
-                while file.write(bytes(size)):
-                    pass
-            except OSError:
-                pass
-    return ballast

@@ -119,3 +119,16 @@ def assert_same_weights(first: Path, second: Path) -> None:
     """To the last bit."""
     a, b = weights(first), weights(second)
     assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def fill(disk: Path) -> Path:
+    """Take all room of a file system; returns the file that has it."""
+    ballast = disk / "ballast"
+    with open(ballast, "ab", buffering=0) as file:
+        for size in (2**20, 4096):
+            try:
+                while file.write(bytes(size)):
+                    pass
+            except OSError:
+                pass
+    return ballast
