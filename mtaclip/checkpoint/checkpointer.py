@@ -74,7 +74,7 @@ class Checkpointer(FvcoreCheckpointer):
         except OSError as error:
             message = not_written(target, error)
             if required:
-                raise OSError(f"{message}; make room and go on with --resume.") from error
+                raise OSError(f"{message}; remove the cause and go on with --resume.") from error
             _logger.error("%s; training goes on and tries again with the next checkpoint.", message)
             return False
         return True

@@ -82,6 +82,13 @@ class Run:
             (os.killpg if group else os.kill)(self.process.pid, number)
 
 
+def check_refused(run: Run, *words: object) -> None:
+    """The run has failed, and its last line says what and where, and what to do."""
+    assert run.end() == 1, run.said()
+    last = run.last_line()
+    assert last.startswith("train_net.py: error: ") and all(str(word) in last for word in words), run.said()
+
+
 def check_files(output: Path) -> int:
     """Open every file of an output folder whose name is not that of an interrupted write; returns their number."""
     files = [path for path in output.rglob("*") if path.is_file() and not path.name.startswith(".")]

@@ -8,16 +8,9 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 
 from mtaclip.checkpoint.loading import read_checkpoint
 from mtaclip.visualization.curves import read_metrics
-from tests.faults.runs import Run, assert_same_weights, check_files, fill, partial_files
+from tests.faults.runs import Run, assert_same_weights, check_files, check_refused, fill, partial_files
 
 pytestmark = pytest.mark.slow
-
-
-def check_refused(run: Run, *words: object) -> None:
-    """The run has failed, and its last line says what and where, and what to do."""
-    assert run.end() == 1, run.said()
-    last = run.last_line()
-    assert last.startswith("train_net.py: error: ") and all(str(word) in last for word in words), run.said()
 
 
 def test_full_before_the_start(start, disk, row):
@@ -35,7 +28,12 @@ def test_full_in_a_training(undisturbed, start, disk, row):
     run = start(output)
     assert run.wait_until(lambda: (output / "last_checkpoint").exists()), run.said()
     ballast = fill(disk)
-    check_refused(run, output / "model_final.pth", "No space left on device (0.0 MiB free", "make room", "--resume")
+    check_refused(
+        run,
+        output / "model_final.pth",
+        "No space left on device (0.0 MiB free",
+        "remove the cause and go on with --resume",
+    )
     said = run.said()
     refused = ["model_0000019.pth", "model_best.pth", "metrics.json", "events.out.tfevents", "report.html", "report.md"]
     for name in refused:
@@ -77,7 +75,8 @@ def test_full_for_a_while(undisturbed, start, disk, row):
         "faults",
         "Disk full for a while",
         "from the first checkpoint to the third",
-        "the training ended well, with the undisturbed run's weights; `metrics.json` lacks nothing, TensorBoard goes on",
+        "the training ended well, with the undisturbed run's weights; "
+        "`metrics.json` lacks nothing, TensorBoard went on",
     )
 
 

@@ -1,17 +1,13 @@
 """Output folders that cannot be written into, vanish, have unusual names, or are another run's."""
 
-import shutil
 import signal
 import subprocess
 
 import pytest
 
-from mtaclip.checkpoint.loading import read_checkpoint
-from tests.faults.runs import assert_same_weights, check_files
-from tests.faults.test_disks import check_refused
+from tests.faults.runs import check_files, check_refused
 
 pytestmark = pytest.mark.slow
-SHORT = ("SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "2", "TEST.EVAL_PERIOD", "2")
 
 
 def test_a_folder_that_cannot_be_written_into(start, disk, tmp_path, row):
@@ -38,22 +34,60 @@ def test_a_folder_that_cannot_be_written_into(start, disk, tmp_path, row):
     )
 
 
-def test_read_only_in_a_training(undisturbed, start, disk, row):
-    """As a file system becomes after an error of its disk."""
-    output = disk / "run"
-    run = start(output)
-    assert run.wait_until(lambda: (output / "last_checkpoint").exists()), run.said()
-    run.signal(signal.SIGSTOP)
-    mount(disk, tries=100, run=run)
-    check_refused(run, output / "model_final.pth", "Read-only file system", "--resume")
-    assert read_checkpoint(output / (output / "last_checkpoint").read_text())["iteration"] < 59
-    subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
-    again = start(output, before=("--resume",))
-    assert again.end() == 0, again.said()
-    assert_same_weights(output, undisturbed)
+def test_a_folder_that_vanishes_in_a_training(start, tmp_path, row):
+    """As if its disk were unmounted."""
+    output = tmp_path / "run"
+    run = start(output, "DATASETS.TEST", "()")
+    assert run.wait_until((output / "last_checkpoint").exists), run.said()
+    output.rename(tmp_path / "elsewhere")
+    check_refused(run, f"{output / 'model_final.pth'}: not written: No such file or directory", "--resume")
+    check_files(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").rename(output)
+    again = start(output, "DATASETS.TEST", "()", before=("--resume",))
+    assert again.end() == 0 and "Starting training from iteration 10" in again.said(), again.said()
     row(
         "faults",
-        "Output folder read-only in a training",
+        "Output folder that vanishes in a training",
         "behind the first checkpoint",
-        "exit 1 with a sentence; writable again, `--resume` went on to the undisturbed run's weights",
+        "one sentence, exit 1; back again, `--resume` went on from that checkpoint",
+    )
+
+
+@pytest.mark.parametrize("name", ["with spaces", "Größe 漢字 ß", "quo'te \"[0-9]* {x} $HOME"])
+def test_names_of_folders(undisturbed, start, tmp_path, row, name):
+    output = tmp_path / name / "run"
+    run = start(output, "SOLVER.MAX_ITER", "20")
+    assert run.end() == 0, run.said()
+    again = start(output, before=("--resume",))
+    assert again.end() == 0 and "Starting training from iteration 20" in again.said(), again.said()
+    check_files(output)
+    weights = ["MODEL.WEIGHTS", str(output / "model_final.pth")]
+    evaluation = start(tmp_path / name / "evaluation", *weights, before=("--eval-only",))
+    assert evaluation.end() == 0, evaluation.said()
+    row("faults", "Output folder with an unusual name", f"`{name}`", "trained, resumed, evaluated")
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_two_runs_in_one_folder(undisturbed, start, tmp_path, row, processes):
+    """Also two that begin at the same time."""
+    output = tmp_path / "run"
+    first, second = (start(output, "SOLVER.MAX_ITER", "20", before=("--num-processes", processes)) for _ in range(2))
+    statuses = sorted((first.end(), second.end()))
+    assert statuses == [0, 1], first.said() + second.said()
+    run = start(output, before=("--resume",))
+    assert run.wait_until((output / "model_0000029.pth").exists), run.said()
+    run.signal(signal.SIGSTOP)
+    others = ((), ("--resume",), ("--eval-only",))
+    for before in others:
+        other = start(output, before=(*before, "--num-processes", processes))
+        check_refused(other, f"OUTPUT_DIR {output} is in use by another run", "wait until it ends", "another folder")
+        assert other.said().count("train_net.py: error") == 1
+    run.signal(signal.SIGCONT)
+    assert run.end() == 0, run.said()
+    check_files(output)
+    row(
+        "faults",
+        "Two runs in one folder",
+        f"two trainings at once; into a running one another, `--resume` and `--eval-only` ({processes} process(es))",
+        "the later one refused with a sentence, exit 1; the first one ended well",
     )
