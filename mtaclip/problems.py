@@ -30,11 +30,6 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError)
 
 
-def is_full(error: Exception) -> TypeGuard[OSError]:
-    """Whether a disk, or a user's share of it, has no room for a file that the error names."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) and bool(error.filename)
-
-
 def advice(error: Exception) -> str | None:
     """What to tell a user: an OSError's or ValueError's own sentence, and what to do where memory runs out.
 
@@ -46,6 +41,11 @@ def advice(error: Exception) -> str | None:
     """
     if is_out_of_memory(error):
         return _OUT_OF_MEMORY
-    if is_full(error):
+    if _is_full(error):
         return f"{not_written(Path(error.filename), error)}; make room and run the same command again."
     return str(error) if isinstance(error, OSError | ValueError) else None
+
+
+def _is_full(error: Exception) -> TypeGuard[OSError]:
+    """Whether a disk, or a user's share of it, has no room for a file that the error names."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) and bool(error.filename)

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import logging
+import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -63,7 +64,7 @@ def _hold(folder: str) -> BinaryIO:
         path.mkdir(parents=True, exist_ok=True)
         lock = open(path / _LOCK, "ab")  # noqa: SIM115  (for as long as the run lasts)
     except FileExistsError as error:
-        raise OSError(f"OUTPUT_DIR {folder} is no folder: name one, or a new one.") from error
+        raise OSError(f"OUTPUT_DIR {folder} is a file, or a link to nothing: name a folder.") from error
     except OSError as error:
         raise OSError(f"OUTPUT_DIR {folder} cannot be written into: {error.strerror}; {_ADVICE}.") from error
     try:
@@ -117,7 +118,9 @@ class _LogFile(logging.FileHandler):
     """Writes what it can."""
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Leave a message out."""
+        """Leave out a message that the file system refuses."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
 
     def flush(self) -> None:
         with suppress(OSError):

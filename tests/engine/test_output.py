@@ -44,8 +44,8 @@ def test_what_killed_writes_left_is_removed(tmp_path):
     ("name", "words"),
     [
         ("", "OUTPUT_DIR is empty: name the folder"),
-        ("{}/file", "OUTPUT_DIR .*/file is no folder: name one"),
-        ("{}/link", "OUTPUT_DIR .*/link is no folder: name one"),
+        ("{}/file", "OUTPUT_DIR .*/file is a file, .*: name a folder"),
+        ("{}/link", "OUTPUT_DIR .*/link is .* a link to nothing: name a folder"),
         ("{}/file/run", "OUTPUT_DIR .*/run cannot be written into: Not a directory; .* name another folder"),
         ("{}/" + 300 * "x", "cannot be written into: File name too long; .* name another folder"),
         ("/proc/run", "OUTPUT_DIR /proc/run cannot be written into: .*; .* name another folder"),

@@ -59,7 +59,7 @@ class Run:
     def last_line(self) -> str:
         return self.said().strip().splitlines()[-1]
 
-    def wait_until(self, ready: Callable[[], bool], timeout: float = 120) -> bool:
+    def wait_until(self, ready: Callable[[], bool], timeout: float = 300) -> bool:
         """Whether something happened before the process ended."""
         deadline = time.monotonic() + timeout
         while self.process.poll() is None:
@@ -69,7 +69,7 @@ class Run:
             time.sleep(0.0005)
         return False
 
-    def end(self, timeout: float = 120) -> int:
+    def end(self, timeout: float = 300) -> int:
         """Exit status; a process that does not end is killed, and an error."""
         try:
             return self.process.wait(timeout)

@@ -18,9 +18,9 @@ def test_a_folder_that_cannot_be_written_into(start, disk, tmp_path, row):
     cases = {
         disk / "new": "Read-only file system",
         disk / "old": "Read-only file system",
-        tmp_path / "file": "is no folder",
+        tmp_path / "file": "is a file, or a link to nothing",
         tmp_path / "file" / "run": "Not a directory",
-        tmp_path / "link": "is no folder",
+        tmp_path / "link": "is a file, or a link to nothing",
     }
     for folder, words in cases.items():
         for before in ((), ("--resume",), ("--eval-only",)):

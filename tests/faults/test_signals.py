@@ -37,7 +37,7 @@ def test_ctrl_c_in_a_training(undisturbed, start, tmp_path, row, processes):
         run = start(output, before=("--resume", "--num-processes", processes))
         assert run.wait_until(moment), run.said()
         run.signal(signal.SIGINT)
-        assert run.end(timeout=30) == 130, run.said()
+        assert run.end(timeout=60) == 130, run.said()
         assert run.last_line() == (
             "train_net.py: interrupted: the files that were written are complete; --resume goes on from the last "
             "checkpoint."
@@ -64,7 +64,7 @@ def test_sigterm_in_a_training(undisturbed, start, tmp_path, row):
         run = start(output, before=("--resume",))
         assert run.wait_until(moment), run.said()
         run.signal(signal.SIGTERM)
-        assert run.end(timeout=30) == 75, run.said()
+        assert run.end(timeout=60) == 75, run.said()
         assert "exit status 75: run it again with --resume" in run.said() and "Traceback" not in run.said()
         check_all_ended(run)
         check_files(output)
@@ -88,7 +88,7 @@ def test_a_signal_in_an_evaluation(undisturbed, start, tmp_path, row, number, pr
     run = start(output, *weights, *SLOW_EVALUATION, before=before)
     assert run.wait_until(lambda: any(output.glob("predictions/*/*.png"))), run.said()
     run.signal(number)
-    status = run.end(timeout=30)
+    status = run.end(timeout=60)
     if number == signal.SIGINT:
         assert status == 130, run.said()
         assert run.last_line() == "train_net.py: interrupted: the files that were written are complete."
