@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -128,14 +129,12 @@ def assert_same_weights(first: Path, second: Path) -> None:
     assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def fill(disk: Path) -> Path:
-    """Take all room of a file system; returns the file that has it."""
+def fill(disk: Path, room: int = 0) -> Path:
+    """Take all room of a file system but some bytes; returns the file that has it."""
     ballast = disk / "ballast"
     with open(ballast, "ab", buffering=0) as file:
         for size in (2**20, 4096):
-            try:
-                while file.write(bytes(size)):
-                    pass
-            except OSError:
-                pass
+            with suppress(OSError):
+                while shutil.disk_usage(disk).free >= room + size:
+                    file.write(bytes(size))
     return ballast
