@@ -114,6 +114,12 @@ def check_files(output: Path) -> int:
     return len(files)
 
 
+def written_from_now(output: Path, *patterns: str) -> Callable[[], bool]:
+    """A function that says whether a file of one of these names has been written since."""
+    since = time.time()
+    return lambda: any(path.stat().st_mtime > since for pattern in patterns for path in output.glob(pattern))
+
+
 def partial_files(output: Path) -> list[Path]:
     """What interrupted writes have left."""
     return list(output.rglob(".*.partial"))

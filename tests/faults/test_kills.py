@@ -7,7 +7,7 @@ import time
 import pytest
 
 from mtaclip.visualization.curves import read_metrics
-from tests.faults.runs import ITERATIONS, assert_same_weights, check_files, partial_files
+from tests.faults.runs import ITERATIONS, assert_same_weights, check_files, partial_files, written_from_now
 
 pytestmark = pytest.mark.slow
 KILLS = 30
@@ -18,11 +18,7 @@ def writes_checkpoint(output):
     return any(output.glob(".model_*.partial"))
 
 
-def writes_scores(output):
-    """The evaluation has begun to write, or is about to."""
-    since = time.time()
-    files = ("scores_cityscapes_sem_seg_val.json", "report.html", "curves.png", "predictions/*/*.png", "snapshots/*/*")
-    return lambda: any(path.stat().st_mtime > since for name in files for path in output.glob(name))
+EVALUATION = ("scores_*.json", "report.html", "curves.png", "predictions/*/*.png", "snapshots/*/*")
 
 
 def test_killed_at_any_moment(undisturbed, start, tmp_path, row):
@@ -40,7 +36,7 @@ def test_killed_at_any_moment(undisturbed, start, tmp_path, row):
             running = run.wait_until(lambda output=output: writes_checkpoint(output))
             time.sleep(chance.choice((0.0, 0.005, 0.02)))
         elif kind == "evaluation":
-            running = run.wait_until(writes_scores(output))
+            running = run.wait_until(written_from_now(output, *EVALUATION))
             time.sleep(chance.choice((0.0, 0.01, 0.03)))
         else:
             deadline = time.monotonic() + chance.uniform(2.0, 14.0)

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.faults.runs import assert_same_weights, check_files, partial_files
+from tests.faults.runs import assert_same_weights, check_files, partial_files, written_from_now
 
 pytestmark = pytest.mark.slow
 SLOW_EVALUATION = ("DATASETS.TEST", "('cityscapes_sem_seg_train',)", "TEST.AUG.ENABLED", "True")
@@ -28,14 +28,9 @@ def check_all_ended(run):
 def test_ctrl_c_in_a_training(undisturbed, start, tmp_path, row, processes):
     """In the middle of steps, of a checkpoint and of an evaluation, one after the other."""
     output = tmp_path / "run"
-    moments = (
-        lambda: (output / "last_checkpoint").exists(),
-        lambda: any(output.glob(".model_0000029.*")),
-        lambda: any(output.glob("predictions/*/*.png")),
-    )
-    for moment in moments:
+    for moment in ("last_checkpoint", ".model_0000029.*", "predictions/*/*.png"):
         run = start(output, before=("--resume", "--num-processes", processes))
-        assert run.wait_until(moment), run.said()
+        assert run.wait_until(written_from_now(output, moment)), run.said()
         run.signal(signal.SIGINT)
         assert run.end(timeout=60) == 130, run.said()
         assert run.last_line() == (
@@ -60,9 +55,9 @@ def test_ctrl_c_in_a_training(undisturbed, start, tmp_path, row, processes):
 
 def test_sigterm_in_a_training(undisturbed, start, tmp_path, row):
     output = tmp_path / "run"
-    for moment in ((output / "last_checkpoint").exists, lambda: any(output.glob("predictions/*/*.png"))):
+    for moment in ("last_checkpoint", "predictions/*/*.png"):
         run = start(output, before=("--resume",))
-        assert run.wait_until(moment), run.said()
+        assert run.wait_until(written_from_now(output, moment)), run.said()
         run.signal(signal.SIGTERM)
         assert run.end(timeout=60) == 75, run.said()
         assert "exit status 75: run it again with --resume" in run.said() and "Traceback" not in run.said()
@@ -86,7 +81,7 @@ def test_a_signal_in_an_evaluation(undisturbed, start, tmp_path, row, number, pr
     weights = ("MODEL.WEIGHTS", str(undisturbed / "model_final.pth"))
     before = ("--eval-only", "--num-processes", processes)
     run = start(output, *weights, *SLOW_EVALUATION, before=before)
-    assert run.wait_until(lambda: any(output.glob("predictions/*/*.png"))), run.said()
+    assert run.wait_until(written_from_now(output, "predictions/*/*.png")), run.said()
     run.signal(number)
     status = run.end(timeout=60)
     if number == signal.SIGINT:
