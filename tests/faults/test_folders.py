@@ -2,6 +2,7 @@
 
 import signal
 import subprocess
+from itertools import cycle
 
 import pytest
 
@@ -22,14 +23,14 @@ def test_a_folder_that_cannot_be_written_into(start, disk, tmp_path, row):
         tmp_path / "file" / "run": "Not a directory",
         tmp_path / "link": "is a file, or a link to nothing",
     }
-    for folder, words in cases.items():
-        for before in ((), ("--resume",), ("--eval-only",)):
-            check_refused(start(folder, before=before), f"OUTPUT_DIR {folder} ", words, "name")
+    ways = cycle(((), ("--resume",), ("--eval-only",)))
+    for (folder, words), before in zip(cases.items(), ways, strict=False):
+        check_refused(start(folder, before=before), f"OUTPUT_DIR {folder} ", words, "name")
     row(
         "faults",
         "Output folder that cannot be used",
-        f"{len(cases)} (read-only file system, a file, below a file, a link to nothing), each in a training, with "
-        "`--resume` and `--eval-only`",
+        f"{len(cases)} (read-only file system, a file, below a file, a link to nothing), in a training, with "
+        "`--resume` or `--eval-only`",
         "one sentence each, exit 1",
     )
 
