@@ -11,6 +11,7 @@ from mtaclip.visualization.curves import read_metrics
 from tests.faults.runs import Run, assert_same_weights, check_files, check_refused, fill, partial_files
 
 pytestmark = pytest.mark.slow
+SIZES = ("TEST.AUG.MIN_SIZES", "(64,96,128)")
 WITHOUT_LABEL_MAPS = ("TEST.SAVE_PREDICTIONS", "False")  # they are what a training cannot go on without
 
 
@@ -91,7 +92,7 @@ def test_full_for_a_while(undisturbed, start, disk, row):
 def test_full_in_an_evaluation(undisturbed, start, disk, row, what, saved, until, refused):
     output = disk / "run"
     options = ["MODEL.WEIGHTS", str(undisturbed / "model_final.pth"), "TEST.SAVE_PREDICTIONS", saved]
-    options += ["DATASETS.TEST", "('cityscapes_sem_seg_train',)", "TEST.AUG.ENABLED", saved]
+    options += ["DATASETS.TEST", "('cityscapes_sem_seg_train',)", "TEST.AUG.ENABLED", saved, *SIZES]
 
     def evaluation() -> Run:
         return start(output, *options, before=("--eval-only",))

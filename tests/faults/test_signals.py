@@ -9,7 +9,11 @@ import pytest
 from tests.faults.runs import assert_same_weights, check_files, partial_files, written_from_now
 
 pytestmark = pytest.mark.slow
-SLOW_EVALUATION = ("DATASETS.TEST", "('cityscapes_sem_seg_train',)", "TEST.AUG.ENABLED", "True")
+SLOW_EVALUATION = (
+    "DATASETS.TEST", "('cityscapes_sem_seg_train',)",
+    "TEST.AUG.ENABLED", "True",
+    "TEST.AUG.MIN_SIZES", "(64,96,128,256)",
+)  # fmt: skip
 
 
 def check_all_ended(run):
