@@ -58,6 +58,9 @@ test-leaks: env ## look for growing memory, threads, files and processes; writes
 test-determinism: env ## run programs twice and compare bits; writes a table of docs/reliability.md
 	$(RUN) -m pytest -q tests/engine/test_determinism.py --write-tables
 
+test-faults: env ## kill runs, fill disks, take folders away, and write the table of docs/reliability.md
+	$(RUN) -m pytest -q -n 0 tests/faults --write-tables
+
 gpu-check: env ## check, test and time the compiled operator on a GPU
 	$(RUN_ON_GPU) -m mtaclip.ops.check --device cuda
 	$(RUN_ON_GPU) -m pytest -q tests/ops

@@ -1,13 +1,16 @@
 """Names and contents of files."""
 
 import contextlib
+import logging
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+_logger = logging.getLogger(__name__)
 PARTIAL = ".partial"  # ending of hidden files that a write leaves behind if it is killed
 
 
@@ -30,12 +33,36 @@ def replace_file(file: Path, content: bytes | Callable[[BinaryIO], object], *, d
                 opened.flush()
                 os.fsync(opened.fileno())
         os.replace(partial, file)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(file)) from error  # which may have no name, or the hidden one
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
     if durable:
         with contextlib.suppress(OSError):  # some network file systems know no such thing as flushing a folder
             _flush_folder(file.parent)
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Remove what writes into a folder that were killed have left in it."""
+    for path in folder.glob(f".*{PARTIAL}"):
+        if path.is_file():
+            path.unlink(missing_ok=True)
+            _logger.info("%s: removed what an interrupted write left", path)
+
+
+def not_written(path: Path, error: OSError) -> str:
+    """Which file cannot be written, why, and how much room there is: the beginning of a sentence.
+
+    Args:
+        path: the file, or a folder.
+        error: what keeps it from being written.
+    """
+    existing = next(folder for folder in path.absolute().parents if folder.is_dir())
+    free = shutil.disk_usage(existing).free / 2**20
+    return f"{path}: not written: {error.strerror or error} ({free:.1f} MiB free in its file system)"
 
 
 def _flush_folder(folder: Path) -> None:

@@ -1,6 +1,12 @@
 """What goes wrong, in one sentence for whoever can mend it."""
 
+import errno
+from pathlib import Path
+from typing import TypeGuard
+
 import cv2
+
+from mtaclip.files import not_written
 
 _OUT_OF_MEMORY = (
     "the memory does not suffice; let the model see less at once: a smaller INPUT.MIN_SIZE_TEST, or "
@@ -35,4 +41,11 @@ def advice(error: Exception) -> str | None:
     """
     if is_out_of_memory(error):
         return _OUT_OF_MEMORY
+    if _is_full(error):
+        return f"{not_written(Path(error.filename), error)}; make room and run the same command again."
     return str(error) if isinstance(error, OSError | ValueError) else None
+
+
+def _is_full(error: Exception) -> TypeGuard[OSError]:
+    """Whether a disk, or a user's share of it, has no room for a file that the error names."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) and bool(error.filename)

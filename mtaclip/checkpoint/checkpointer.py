@@ -7,7 +7,6 @@ killed at any moment therefore leaves complete checkpoints and at most one `.par
 
 import logging
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,7 +21,7 @@ from torch import nn
 
 from mtaclip.checkpoint.loading import load_state, read_checkpoint
 from mtaclip.checkpoint.starting import load_start
-from mtaclip.files import PARTIAL, replace_file
+from mtaclip.files import not_written, remove_partial_files, replace_file
 
 _logger = logging.getLogger(__name__)
 _TAG = "last_checkpoint"
@@ -74,10 +73,9 @@ class Checkpointer(FvcoreCheckpointer):
             if tag:
                 self.tag_last_checkpoint(target.name)
         except OSError as error:
-            free = shutil.disk_usage(self.save_dir).free / 2**20
-            message = f"{target}: not written: {error.strerror} ({free:.1f} MiB free in its file system)"
+            message = not_written(target, error)
             if required:
-                raise OSError(error.errno, f"{message}; make room and go on with --resume") from error
+                raise OSError(f"{message}; remove the cause and go on with --resume.") from error
             _logger.error("%s; training goes on and tries again with the next checkpoint.", message)
             return False
         return True
@@ -90,10 +88,7 @@ class Checkpointer(FvcoreCheckpointer):
         """Remove what a run that was killed in the middle of a write left in `save_dir`, on the main process."""
         if not self.save_dir or not self.save_to_disk:
             return
-        folder = Path(self.save_dir)
-        for path in [*folder.glob(f".*.pth.*{PARTIAL}"), *folder.glob(f".{_TAG}.*{PARTIAL}")]:
-            path.unlink()
-            _logger.info("%s: removed what an interrupted write left", path)
+        remove_partial_files(Path(self.save_dir))
 
     def has_checkpoint(self) -> bool:
         """Whether `save_dir` holds files of a run, complete or not."""
@@ -228,8 +223,8 @@ def save_atomically(data: dict[str, Any], target: Path) -> None:
     def save(file: BinaryIO) -> None:
         try:
             torch.save(data, file)
-        except RuntimeError as error:  # PyTorch trips over the incomplete file while it handles the system's error
-            if isinstance(error.__context__, OSError):
+        except RuntimeError as error:  # PyTorch trips over the incomplete file while it handles another error
+            if isinstance(error.__context__, OSError | KeyboardInterrupt):
                 raise error.__context__ from None
             raise
 

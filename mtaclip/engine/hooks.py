@@ -3,9 +3,8 @@
 import json
 import logging
 import math
-import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -134,29 +133,35 @@ class PeriodicEvaluation(hooks.EvalHook):
         return False
 
 
-class LenientWriter(EventWriter):
-    """Logs what keeps another writer from writing, such as a full disk, where that would end the training.
+class WriteScalars(hooks.PeriodicWriter):
+    """Detectron2's hook, which here also writes after every evaluation: a kill costs none of its scores.
+
+    Put it behind the hook that evaluates.
 
     Args:
-        writer: writes scalars somewhere.
+        writers: write scalars somewhere.
+        period: iterations between their writes.
+        eval_period: iterations between evaluations; 0 evaluates at the end only.
     """
 
-    def __init__(self, writer: EventWriter) -> None:
-        self._writer = writer
+    def __init__(self, writers: Sequence[EventWriter], period: int, eval_period: int) -> None:
+        super().__init__(writers, period)
+        self._eval_period = eval_period
 
-    def write(self) -> None:
-        """Write, or log why not."""
-        self._try(self._writer.write)
+    def before_train(self) -> None:
+        """Write the scores of an evaluation that a resumed run has made up for."""
+        if self.trainer.storage.latest():
+            self._write()
 
-    def close(self) -> None:
-        """Close, or log why not."""
-        self._try(self._writer.close)
+    def after_step(self) -> None:
+        """Write what is due."""
+        done = self.trainer.iter + 1
+        if _divides(self._period, done) or _divides(self._eval_period, done) or done == self.trainer.max_iter:
+            self._write()
 
-    def _try(self, action: Callable[[], None]) -> None:
-        try:
-            action()
-        except OSError as error:
-            _logger.error("%s: not written: %s; training goes on.", type(self._writer).__name__, error)
+    def _write(self) -> None:
+        for writer in self._writers:
+            writer.write()
 
 
 class DrawCurves(HookBase):
@@ -185,15 +190,6 @@ class DrawCurves(HookBase):
             draw_curves(self._metrics, self._metrics.with_name("curves.png"))
         except (OSError, ValueError) as error:
             _logger.error("The curves were not drawn: %s", error)
-
-
-def drop_incomplete_line(path: Path) -> None:
-    """Cut off what an interrupted write left behind the last line break of a text file, if there is one."""
-    if path.is_file():
-        content = path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):
-            os.truncate(path, len(whole))
 
 
 def _divides(period: int, number: int) -> bool:

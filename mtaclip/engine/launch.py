@@ -26,7 +26,7 @@ from detectron2.utils import comm
 
 from mtaclip.engine import exchange
 from mtaclip.engine.processes import Processes
-from mtaclip.engine.stopping import EXIT_STOPPED, STOP_SIGNALS, Stopped
+from mtaclip.engine.stopping import EXIT_INTERRUPTED, EXIT_STOPPED, STOP_SIGNALS, Stopped
 from mtaclip.errors import RunError, failed_exchange, sentence
 
 # GPUs wait longer for each other than CPUs do, by this: NCCL ends the process, without a word of ours.
@@ -184,7 +184,7 @@ def _child(writer: connection.Connection, function: Callable[..., Any], processe
         with _sentences():
             _take_part(function, processes, args)
     except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
+        sys.exit(EXIT_INTERRUPTED)
     except RunError as error:
         writer.send(_Failure(time.monotonic(), str(error)))
         sys.exit(1)

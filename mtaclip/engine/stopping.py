@@ -21,6 +21,7 @@ from mtaclip.engine.exchange import get_timeout
 from mtaclip.engine.hooks import PeriodicCheckpoints
 
 EXIT_STOPPED = 75
+EXIT_INTERRUPTED = 128 + signal.SIGINT
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _logger = logging.getLogger(__name__)
 

@@ -22,15 +22,15 @@ from mtaclip.data.loader import TrainingLoader
 from mtaclip.engine.evaluation import build_evaluator, check_expected, saved_predictions, unwrapped
 from mtaclip.engine.hooks import (
     DrawCurves,
-    LenientWriter,
     PeriodicCheckpoints,
     PeriodicEvaluation,
     SaveBest,
-    drop_incomplete_line,
+    WriteScalars,
 )
 from mtaclip.engine.optimizer import build_lr_scheduler, build_optimizer
 from mtaclip.engine.step import LOG_PERIOD, TrainStep, random_seed
 from mtaclip.engine.stopping import StopOnSignal
+from mtaclip.engine.writers import build_writers
 from mtaclip.errors import failed_exchange, sentence
 from mtaclip.evaluation.background import BackgroundEvaluator
 from mtaclip.evaluation.fingerprint import fingerprint
@@ -242,14 +242,13 @@ class Trainer(DefaultTrainer):
             several = len(cfg.DATASETS.TEST) > 1  # Detectron2 then puts the dataset before the name of a score
             prefix = f"{cfg.DATASETS.TEST[0]}/" if several else ""
             found.append(SaveBest(self.checkpointer, f"{prefix}sem_seg/mIoU"))
-            found.append(hooks.PeriodicWriter(self.build_writers(), period=LOG_PERIOD))
+            found.append(WriteScalars(self.build_writers(), LOG_PERIOD, cfg.TEST.EVAL_PERIOD))
             found.append(DrawCurves(cfg.TEST.EVAL_PERIOD, Path(cfg.OUTPUT_DIR) / "metrics.json"))
         return found
 
     def build_writers(self) -> list[EventWriter]:
-        """Detectron2's writers, which here outlive a full disk."""
-        drop_incomplete_line(Path(self.cfg.OUTPUT_DIR) / "metrics.json")
-        return [LenientWriter(writer) for writer in super().build_writers()]
+        """See `mtaclip.engine.writers.build_writers`."""
+        return build_writers(Path(self.cfg.OUTPUT_DIR), self.max_iter)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):

@@ -7,7 +7,6 @@ absent, and its checksums are compared when it is read. Shapes: `C` classes, `H,
 
 import json
 import logging
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from PIL import Image
 
 from mtaclip.data.labels import IGNORE_LABEL, label_table, read_label_map
 from mtaclip.evaluation.fingerprint import digest_of_images
-from mtaclip.files import PARTIAL, replace_file
+from mtaclip.files import PARTIAL, not_written, replace_file
 
 logger = logging.getLogger(__name__)
 
@@ -171,12 +170,9 @@ class PredictionFolder:
 
     @staticmethod
     def _sentence(path: Path, error: OSError) -> str:
-        existing = next(folder for folder in path.parents if folder.is_dir())
-        free = shutil.disk_usage(existing).free / 2**20
         return (
-            f"TEST.SAVE_PREDICTIONS: {path} cannot be written: {error.strerror} ({free:.1f} MiB free in its file "
-            "system); remove the cause and run the same command again (a training with --resume): it goes on where it "
-            "stopped."
+            f"TEST.SAVE_PREDICTIONS: {not_written(path, error)}; remove the cause and run the same command again (a "
+            "training with --resume): it goes on where it stopped."
         )
 
 

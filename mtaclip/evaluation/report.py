@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tabulate import tabulate
 
-from mtaclip.files import replace_file
+from mtaclip.files import not_written, replace_file
 
 _ROWS_PER_BLOCK = 50  # longer class lists continue in further columns
 
@@ -171,7 +171,7 @@ def write_file(file: Path, text: str) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         replace_file(file, text.encode())
     except OSError as error:
-        raise OSError(f"{file}: not written: {error.strerror}.") from error
+        raise OSError(not_written(file, error)) from error
 
 
 def _table(headers: Sequence[str], rows: Sequence[Sequence[str]], align: Sequence[str]) -> str:

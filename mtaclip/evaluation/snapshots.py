@@ -15,13 +15,13 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from numpy.typing import NDArray
-from PIL import Image
 
 from mtaclip.data.labels import read_label_map
 from mtaclip.evaluation.gallery import Example, draw_panels, make_example
 from mtaclip.evaluation.outputs import predicted_labels, training_storage
-from mtaclip.files import output_stems
+from mtaclip.files import not_written, output_stems, replace_file
 from mtaclip.visualization import Palette
+from mtaclip.visualization.encode import encode_png
 
 logger = logging.getLogger(__name__)
 
@@ -101,9 +101,9 @@ class SnapshotEvaluator(DatasetEvaluator):
         file = self._output_dir / f"{stem}.png"
         try:
             self._output_dir.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(row).save(file)
+            replace_file(file, encode_png(row))
         except OSError as error:
-            logger.error("%s: not written: %s.", file, error.strerror)
+            logger.error("%s.", not_written(file, error))
 
 
 def draw_row(example: Example, palette: Palette) -> NDArray[np.uint8]:

@@ -11,7 +11,7 @@ from detectron2.config import CfgNode
 from safetensors.torch import save
 from torch import Tensor
 
-from mtaclip.files import PARTIAL
+from mtaclip.files import PARTIAL, not_written
 from mtaclip.publishing.files import ALL, CLASSES, CONFIG, NEEDED, WEIGHTS, read_text
 from mtaclip.publishing.portable import read_config
 from mtaclip.visualization.palette import Palette
@@ -169,7 +169,7 @@ def write_folder(
         (partial / WEIGHTS).write_bytes(weights)
         _replace(folder, partial)
     except OSError as error:
-        raise OSError(error.errno, f"{folder}: not written: {error.strerror or error}") from error
+        raise OSError(f"{not_written(folder, error)}; remove the cause and run the same command again.") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

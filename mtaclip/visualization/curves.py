@@ -7,6 +7,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from mtaclip.files import replace_file
 from mtaclip.problems import first_line
 
 
@@ -78,4 +79,6 @@ def draw_curves(metrics: str | Path, picture: str | Path) -> None:
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
         axes.legend()
-    figure.savefig(picture, dpi=120)
+    file = Path(picture)
+    kind = file.suffix[1:] or "png"
+    replace_file(file, lambda opened: figure.savefig(opened, dpi=120, format=kind))

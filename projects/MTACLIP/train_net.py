@@ -15,17 +15,17 @@ import sys
 import mtaclip  # noqa: F401  (before Detectron2: it repairs the 0.6 release)
 
 # isort: split
-from detectron2.engine import default_argument_parser, default_setup
+from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
 
 from mtaclip.checkpoint import check_complete, load_weights
 from mtaclip.engine import Trainer, setup_cfg
 from mtaclip.engine.evaluation import check_expected
 from mtaclip.engine.exchange import TIMEOUT
 from mtaclip.engine.launch import launch
+from mtaclip.engine.output import output_folder, set_up
 from mtaclip.engine.processes import find_processes
-from mtaclip.engine.stopping import EXIT_STOPPED, Stopped
+from mtaclip.engine.stopping import EXIT_INTERRUPTED, EXIT_STOPPED, Stopped
 from mtaclip.errors import RunError
 from mtaclip.modeling.performance import speed_up
 
@@ -48,13 +48,13 @@ def evaluate(cfg) -> dict:
 def run(args: argparse.Namespace, device: str) -> dict | None:
     """What every process does."""
     cfg = setup_cfg(args.config_file, args.opts, device=device)
-    default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="mtaclip")
-    if args.eval_only:
-        return evaluate(cfg)
-    trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=args.resume)
-    return trainer.train()
+    with output_folder(cfg.OUTPUT_DIR):
+        set_up(cfg, args)
+        if args.eval_only:
+            return evaluate(cfg)
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
+        return trainer.train()
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -107,6 +107,9 @@ def main(argv: list[str] | None = None) -> int:
         parser.exit(1, f"{parser.prog}: error: {error}\n")
     except Stopped:
         return EXIT_STOPPED
+    except KeyboardInterrupt:
+        go_on = "" if args.eval_only else "; --resume goes on from the last checkpoint"
+        parser.exit(EXIT_INTERRUPTED, f"{parser.prog}: interrupted: the files that were written are complete{go_on}.\n")
     return 0
 
 

@@ -6,10 +6,11 @@ import pytest
 import torch
 from detectron2.engine import HookBase
 from detectron2.engine.train_loop import TrainerBase
+from detectron2.utils.events import JSONWriter
 
 from mtaclip.checkpoint import Checkpointer
 from mtaclip.checkpoint.loading import read_checkpoint
-from mtaclip.engine.hooks import LenientWriter, PeriodicCheckpoints, PeriodicEvaluation, SaveBest, drop_incomplete_line
+from mtaclip.engine.hooks import PeriodicCheckpoints, PeriodicEvaluation, SaveBest, WriteScalars
 
 
 class Scores(HookBase):
@@ -144,24 +145,17 @@ def test_an_evaluation_that_an_interruption_prevented_is_made_up_for(tmp_path, r
     assert best(tmp_path) == (evaluated[0], 10.0 - evaluated[0])
 
 
-def test_a_writer_that_cannot_write_is_an_error_in_the_log(caplog):
-    class Full:
-        def write(self):
-            with open("/dev/full", "w") as file:
-                file.write("scalars")
+def test_scores_are_written_before_the_next_step(tmp_path):
+    """Of an evaluation that is made up for, too; a kill in the next step would cost them else."""
+    file, before_steps = tmp_path / "metrics.json", {}
 
-        close = write
+    class Reads(Loop):
+        def run_step(self):
+            records = map(json.loads, file.read_text().splitlines())
+            before_steps[self.iter] = [record["iteration"] for record in records]
 
-    writer = LenientWriter(Full())
-    writer.write()
-    writer.close()
-    assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"]
-    assert "No space left" in caplog.text
-
-
-def test_only_an_incomplete_line_is_cut_off(tmp_path):
-    file = tmp_path / "metrics.json"
-    for content, expected in (("{}\n{}\n", "{}\n{}\n"), ("{}\n{", "{}\n"), ("{", ""), ("", "")):
-        file.write_text(content)
-        drop_incomplete_line(file)
-        assert file.read_text() == expected
+    loop = Reads()
+    evaluation = PeriodicEvaluation(2, lambda: {"sem_seg": {"mIoU": 10.0}}, file)
+    loop.register_hooks([evaluation, WriteScalars([JSONWriter(str(file))], 20, 2)])
+    loop.train(4, 8)
+    assert before_steps == {4: [3], 5: [3], 6: [3, 5], 7: [3, 5]}
