@@ -41,7 +41,8 @@ from PIL import Image
 
 from mtaclip import add_mtaclip_config
 from mtaclip.data.augmentation import PhotometricDistortion, RandomScaleCrop
-from mtaclip.data.labels import ImageFile, read_label_map
+from mtaclip.data.image_files import ImageFile
+from mtaclip.data.labels import read_label_map
 from mtaclip.data.mapper import SemanticMapper, to_tensors
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mtaclip.checkpoint.deduction import check_sizes
 from mtaclip.checkpoint.loading import check_complete, load_state, read_checkpoint
-from mtaclip.data.labels import read_image
+from mtaclip.data.image_files import read_image
 from mtaclip.data.mapper import inference_augmentations
 from mtaclip.evaluation.comparison import read_scores
 from mtaclip.evaluation.fingerprint import digest_of_weights

@@ -9,7 +9,8 @@ from zlib import crc32
 import pytest
 from PIL import Image
 
-from mtaclip.data.labels import read_image, read_instance_map, read_label_map
+from mtaclip.data.image_files import read_image, read_instance_map
+from mtaclip.data.labels import read_label_map
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("mtaclip", "projects", "datasets", "benchmarks", "requirements")

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from mtaclip.alignment.explain import explain_with_truth, explainable
 from mtaclip.alignment.separation import margin, silhouette
-from mtaclip.data.labels import read_image, read_label_map
+from mtaclip.data.image_files import read_image
+from mtaclip.data.labels import read_label_map
 from mtaclip.predictor import Predictor
 
 _logger = logging.getLogger("mtaclip.alignment")

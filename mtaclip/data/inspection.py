@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from mtaclip.data.datasets import Record
-from mtaclip.data.labels import IGNORE_LABEL, label_table, read_image, read_label_values
+from mtaclip.data.image_files import read_image, read_label_values
+from mtaclip.data.labels import IGNORE_LABEL, label_table
 
 NO_LABEL = "images without label map"
 NO_IMAGE = "label maps without image"

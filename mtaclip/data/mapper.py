@@ -16,7 +16,8 @@ from mtaclip.data.augmentation import (
     ResizeWithin,
     ScaleCropTransform,
 )
-from mtaclip.data.labels import ImageFile, read_label_map, unusable
+from mtaclip.data.image_files import ImageFile, unusable
+from mtaclip.data.labels import read_label_map
 
 _PASSED_ON = ("file_name", "image_id", "sem_seg_file_name", "label_format")
 _DEFAULT_FORMAT = "train_ids"  # of records that name no format, as Detectron2's own datasets do

@@ -15,7 +15,7 @@ import torch
 from detectron2.data.common import DatasetFromList
 from torch.utils.data import Dataset, Sampler
 
-from mtaclip.data.labels import MissingFileError, UnusableFileError
+from mtaclip.data.image_files import MissingFileError, UnusableFileError
 
 BROKEN = "broken_files"  # key of a sample that another one's broken files are listed under
 

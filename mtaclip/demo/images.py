@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from mtaclip.data.labels import read_image
+from mtaclip.data.image_files import read_image
 from mtaclip.demo.pipeline import pipeline
 from mtaclip.demo.problems import attempt, report_problem
 from mtaclip.demo.progress import progress

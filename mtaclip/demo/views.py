@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mtaclip.alignment import Alignment, explain, explainable, nearest_words
-from mtaclip.data.labels import read_image
+from mtaclip.data.image_files import read_image
 from mtaclip.inference.confidence import confidence
 from mtaclip.predictor import Predictor
 from mtaclip.visualization import Painter, Palette, Segmented

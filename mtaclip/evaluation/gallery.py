@@ -14,7 +14,8 @@ from detectron2.utils import comm
 from numpy.typing import NDArray
 from PIL import Image
 
-from mtaclip.data.labels import IGNORE_LABEL, read_image
+from mtaclip.data.image_files import read_image
+from mtaclip.data.labels import IGNORE_LABEL
 from mtaclip.visualization import Palette, draw_overlay
 from mtaclip.visualization.encode import encode_jpeg, encode_png
 

@@ -11,7 +11,7 @@ import numpy as np
 from cityscapesscripts.helpers.labels import id2label
 from numpy.typing import NDArray
 
-from mtaclip.data.labels import read_instance_map
+from mtaclip.data.image_files import read_instance_map
 
 # Average number of pixels of an object in Cityscapes' training images; the benchmark's constants.
 AVERAGE_SIZES = {
@@ -47,7 +47,7 @@ def weighted_counts(prediction: NDArray[np.uint8], file: str | Path, class_names
         (C, C) float64, rows = ground truth, columns = prediction.
 
     Raises:
-        FileNotFoundError, ValueError: see `mtaclip.data.labels.read_instance_map`.
+        FileNotFoundError, ValueError: see `mtaclip.data.image_files.read_instance_map`.
         ValueError: the sizes differ, or the file holds an object of no class.
     """
     instances = read_instance_map(file)

@@ -27,8 +27,9 @@ from numpy.typing import NDArray
 
 from mtaclip.data.datasets import Record, get_records
 from mtaclip.data.folder import FOLDER_DATASETS, LabelledFolder, labelled_folder
+from mtaclip.data.image_files import read_image
 from mtaclip.data.inspection import NO_IMAGE, NO_LABEL, SHARED, UNUSABLE, Summary, add_duplicates, inspect_records
-from mtaclip.data.labels import LABEL_FORMATS, read_image, read_label_map
+from mtaclip.data.labels import LABEL_FORMATS, read_label_map
 from mtaclip.data.palette import distinct_colours
 from mtaclip.data.vocabulary import read_classes
 from mtaclip.demo.problems import run_program

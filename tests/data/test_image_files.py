@@ -9,7 +9,8 @@ import pytest
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from mtaclip.data.labels import ImageFile, read_image, read_label_map
+from mtaclip.data.image_files import ImageFile, read_image
+from mtaclip.data.labels import read_label_map
 
 HEIGHT, WIDTH = 37, 53
 SIGNATURE = b"\x89PNG\r\n\x1a\n"

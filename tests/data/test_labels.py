@@ -8,7 +8,8 @@ import pytest
 from cityscapesscripts.helpers.labels import labels as official_labels
 from PIL import Image
 
-from mtaclip.data.labels import LABEL_FORMATS, label_table, read_image, read_label_map
+from mtaclip.data.image_files import read_image
+from mtaclip.data.labels import LABEL_FORMATS, label_table, read_label_map
 
 
 def save(path, rows):

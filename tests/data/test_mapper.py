@@ -8,7 +8,8 @@ from detectron2.data import transforms as T
 from PIL import Image
 
 from mtaclip import add_mtaclip_config
-from mtaclip.data.labels import read_image, read_label_map
+from mtaclip.data.image_files import read_image
+from mtaclip.data.labels import read_label_map
 from mtaclip.data.mapper import SemanticMapper, to_tensors
 
 

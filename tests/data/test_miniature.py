@@ -15,7 +15,8 @@ from cityscapesscripts.helpers.labels import id2label, name2label
 from PIL import Image
 
 from mtaclip.data.datasets import get_records
-from mtaclip.data.labels import read_image, read_label_map
+from mtaclip.data.image_files import read_image
+from mtaclip.data.labels import read_label_map
 from mtaclip.data.vocabulary import load_vocabulary
 
 SCRIPTS = Path(__file__).parents[2] / "datasets"

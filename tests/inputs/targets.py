@@ -22,7 +22,8 @@ from mtaclip.checkpoint.foreign import KINDS, read_foreign
 from mtaclip.checkpoint.inert import read_inert
 from mtaclip.checkpoint.loading import read_checkpoint
 from mtaclip.data.folder import LabelledFolder
-from mtaclip.data.labels import ImageFile, read_image, read_instance_map, read_label_map
+from mtaclip.data.image_files import ImageFile, read_image, read_instance_map
+from mtaclip.data.labels import read_label_map
 from mtaclip.data.vocabulary import load_test_vocabulary, read_classes
 from mtaclip.demo.sources import expand_standard_input, find_files
 from mtaclip.engine import setup_cfg

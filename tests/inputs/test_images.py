@@ -11,7 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mtaclip.data.labels import ImageFile, UnusableFileError, read_image, read_instance_map, read_label_map
+from mtaclip.data.image_files import ImageFile, UnusableFileError, read_image, read_instance_map
+from mtaclip.data.labels import read_label_map
 from tests.inputs.files import IMAGE_FORMATS, IMAGE_MODES, image
 from tests.inputs.mutations import damaged
 
@@ -85,7 +86,8 @@ BOMBS = {
 }
 CHILD = """
 import resource, sys
-from mtaclip.data.labels import read_image, read_label_map
+from mtaclip.data.image_files import read_image
+from mtaclip.data.labels import read_label_map
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 before = peak()
