@@ -17,7 +17,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mtaclip.checkpoint.deduction import check_sizes
-from mtaclip.checkpoint.loading import check_complete, load_state, read_checkpoint
+from mtaclip.checkpoint.loading import check_complete, compare_classes, load_state, read_checkpoint
+from mtaclip.data.datasets import classes_of
 from mtaclip.data.image_files import read_image
 from mtaclip.data.mapper import inference_augmentations
 from mtaclip.evaluation.comparison import read_scores
@@ -83,7 +84,10 @@ class Predictor:
         if not cfg.MODEL.WEIGHTS:
             raise ValueError("MODEL.WEIGHTS is empty: an untrained model predicts nothing; name a checkpoint file.")
         check_complete(cfg)
-        self._build(cfg, read_checkpoint(cfg.MODEL.WEIGHTS, allow_pickle=cfg.MODEL.WEIGHTS_ALLOW_PICKLE))
+        checkpoint = read_checkpoint(cfg.MODEL.WEIGHTS, allow_pickle=cfg.MODEL.WEIGHTS_ALLOW_PICKLE)
+        self._build(cfg, checkpoint)
+        if not cfg.TEST.VOCABULARY:
+            compare_classes(checkpoint, classes_of(cfg.DATASETS.TEST), cfg.MODEL.WEIGHTS)
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, device: str | None = None, opts: Sequence[str] = ()) -> "Predictor":

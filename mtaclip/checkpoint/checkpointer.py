@@ -19,7 +19,7 @@ from detectron2.utils.file_io import PathManager
 from fvcore.common.checkpoint import Checkpointer as FvcoreCheckpointer
 from torch import nn
 
-from mtaclip.checkpoint.loading import load_state, read_checkpoint
+from mtaclip.checkpoint.loading import compare_classes, load_state, read_checkpoint
 from mtaclip.checkpoint.starting import load_start
 from mtaclip.files import not_written, remove_partial_files, replace_file
 
@@ -34,15 +34,23 @@ class Checkpointer(FvcoreCheckpointer):
         model: the model, wrapped for several processes or not.
         save_dir: folder of the files; only the main process writes.
         config: what the model is built from; it is stored too, so that the file is enough for a `Predictor`.
+        class_names: of the training data; they are stored, and compared with those of what is loaded.
         **checkpointables: objects with a state, such as `optimizer` and `scheduler`.
     """
 
     def __init__(
-        self, model: nn.Module, save_dir: str = "", *, config: CfgNode | None = None, **checkpointables: Any
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        config: CfgNode | None = None,
+        class_names: Sequence[str] = (),
+        **checkpointables: Any,
     ) -> None:
         super().__init__(model, save_dir, save_to_disk=comm.is_main_process(), **checkpointables)
         self.path_manager = PathManager
         self._config = None if config is None else config.dump()
+        self._class_names = list(class_names)
 
     def save(self, name: str, *, tag: bool = True, required: bool = True, **kwargs: Any) -> bool:
         """Write `<name>.pth`, on the main process.
@@ -66,6 +74,7 @@ class Checkpointer(FvcoreCheckpointer):
         data = {"model": self.model.state_dict()}
         data |= {key: item.state_dict() for key, item in self.checkpointables.items()}
         data |= {} if self._config is None else {"config": self._config}
+        data |= {"class_names": self._class_names} if self._class_names else {}
         data |= kwargs
         target = Path(self.save_dir) / f"{name}.pth"
         try:
@@ -149,6 +158,8 @@ class Checkpointer(FvcoreCheckpointer):
                 f"{path} cannot be resumed from: it holds no {' and no '.join(absent)}; "
                 "start from its weights instead (MODEL.WEIGHTS, without --resume)."
             )
+        if "classes" not in reinit:
+            compare_classes(checkpoint, self._class_names, path)
         if reinit:
             load_start(self.model, checkpoint.pop("model"), path, reinit)
         else:

@@ -1,7 +1,7 @@
 """Reading weight files and fitting them to a model."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mtaclip.checkpoint.files import read_content, state_of
 from mtaclip.checkpoint.released import convert_released, is_released
+from mtaclip.data.vocabulary import same_text
 
 _logger = logging.getLogger("mtaclip.checkpoint")
 _SHOWN = 3
@@ -135,15 +136,42 @@ def check_complete(cfg: CfgNode) -> None:
         )
 
 
-def load_weights(model: nn.Module, path: str | Path, *, allow_pickle: bool = False) -> None:
+def load_weights(
+    model: nn.Module, path: str | Path, *, allow_pickle: bool = False, class_names: Sequence[str] = ()
+) -> None:
     """Load a weight file that fits the model completely.
 
     Args:
         model: changed in place.
         path, allow_pickle: see `read_checkpoint`.
+        class_names: see `compare_classes`.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: the file is no checkpoint, or does not fit.
     """
-    load_state(model, read_checkpoint(path, allow_pickle=allow_pickle)["model"], str(path))
+    checkpoint = read_checkpoint(path, allow_pickle=allow_pickle)
+    load_state(model, checkpoint["model"], str(path))
+    compare_classes(checkpoint, class_names, str(path))
+
+
+def compare_classes(checkpoint: Mapping[str, Any], class_names: Sequence[str], source: str) -> None:
+    """Warn where a checkpoint was trained with other class names, or in another order: its tensors fit all the same.
+
+    Args:
+        checkpoint: "class_names" is read, which trainings of this project store.
+        class_names: of the data that the model is used for; none compares nothing.
+        source: where the checkpoint comes from.
+    """
+    trained = checkpoint.get("class_names")
+    if not isinstance(trained, list) or len(trained) != len(class_names):
+        return
+    pairs = zip(trained, class_names, strict=True)
+    others = [(number, *pair) for number, pair in enumerate(pairs) if same_text(str(pair[0])) != same_text(pair[1])]
+    if others:
+        number, then, now = others[0]
+        _logger.warning(
+            "%s was trained with other class names: class %d was %r and is %r here; %d of %d differ. New names do no "
+            "harm; in another order, scores and colours would be of the wrong classes.",
+            *(source, number, then, now, len(others), len(trained)),
+        )

@@ -82,6 +82,12 @@ def check_registered(name: str, key: str = "DATASETS") -> None:
         )
 
 
+def classes_of(datasets: Sequence[str]) -> tuple[str, ...]:
+    """Names of the C classes of the first of some registered datasets that has any; () if none has."""
+    found = (MetadataCatalog.get(name).get("stuff_classes") for name in datasets)
+    return next((tuple(names) for names in found if names), ())
+
+
 def load_cityscapes(split: str) -> list[Record]:
     """List the images of Cityscapes, with their fine annotations except for the test split.
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from mtaclip.checkpoint import Checkpointer
 from mtaclip.data.build import build_test_loader, build_train_loader
-from mtaclip.data.datasets import get_records
+from mtaclip.data.datasets import classes_of, get_records
 from mtaclip.data.loader import TrainingLoader
 from mtaclip.engine.evaluation import build_evaluator, check_expected, saved_predictions, unwrapped
 from mtaclip.engine.hooks import (
@@ -104,6 +104,7 @@ class Trainer(DefaultTrainer):
             scaler=self._trainer.scaler,
             trainer=weakref.proxy(self),
             config=cfg,
+            class_names=classes_of([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]),
         )
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
