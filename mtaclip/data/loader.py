@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mtaclip.data.sampling import BROKEN
 from mtaclip.data.workers import StopSignals
-from mtaclip.errors import is_ours
+from mtaclip.problems import is_ours
 
 _logger = logging.getLogger(__name__)
 

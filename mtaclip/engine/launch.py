@@ -27,7 +27,7 @@ from detectron2.utils import comm
 from mtaclip.engine import exchange
 from mtaclip.engine.processes import Processes
 from mtaclip.engine.stopping import EXIT_INTERRUPTED, EXIT_STOPPED, STOP_SIGNALS, Stopped
-from mtaclip.errors import RunError, failed_exchange, sentence
+from mtaclip.problems import RunError, failed_exchange, sentence
 
 # GPUs wait longer for each other than CPUs do, by this: NCCL ends the process, without a word of ours.
 _GPUS_WAIT_LONGER = timedelta(minutes=1)

@@ -31,12 +31,12 @@ from mtaclip.engine.optimizer import build_lr_scheduler, build_optimizer
 from mtaclip.engine.step import LOG_PERIOD, TrainStep, random_seed
 from mtaclip.engine.stopping import StopOnSignal
 from mtaclip.engine.writers import build_writers
-from mtaclip.errors import failed_exchange, sentence
 from mtaclip.evaluation.background import BackgroundEvaluator
 from mtaclip.evaluation.fingerprint import fingerprint
 from mtaclip.inference.augmentation import build_inference
 from mtaclip.modeling.build import build_model
 from mtaclip.modeling.performance import amp_dtype, autocast, speed_up
+from mtaclip.problems import failed_exchange, sentence
 
 _logger = logging.getLogger(__name__)
 _HISTORY = 1000  # last values of a loss that are kept; the time that is left is estimated from so many steps

@@ -27,8 +27,8 @@ from mtaclip.engine.launch import launch
 from mtaclip.engine.output import output_folder, set_up
 from mtaclip.engine.processes import find_processes
 from mtaclip.engine.stopping import EXIT_INTERRUPTED, EXIT_STOPPED, Stopped
-from mtaclip.errors import RunError
 from mtaclip.modeling.performance import speed_up
+from mtaclip.problems import RunError
 
 
 def evaluate(cfg) -> dict:

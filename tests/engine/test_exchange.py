@@ -18,7 +18,7 @@ from detectron2.utils import comm
 from mtaclip.engine.exchange import RollCall
 from mtaclip.engine.launch import launch
 from mtaclip.engine.processes import Processes
-from mtaclip.errors import RunError
+from mtaclip.problems import RunError
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from mtaclip.engine import setup_cfg
 from mtaclip.engine.launch import launch
 from mtaclip.engine.processes import Processes, find_processes
 from mtaclip.engine.slurm import address, expand_nodes, expand_tasks
-from mtaclip.errors import RunError
+from mtaclip.problems import RunError
 from projects.MTACLIP.train_net import make_parser
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,12 +5,13 @@ import time
 from multiprocessing.connection import Client
 
 import pytest
+import torch
 import torch.distributed as dist
 
 from mtaclip.data.loader import SampleLoader
 from mtaclip.data.workers import StopSignals
 from mtaclip.engine import setup_cfg
-from mtaclip.errors import failed_exchange, sentence
+from mtaclip.problems import failed_exchange, sentence
 
 
 def caught(function, *args):
@@ -23,6 +24,16 @@ def test_what_the_package_raises_is_a_sentence_and_other_errors_are_not(tmp_path
     assert "missing.yaml" in sentence(caught(setup_cfg, tmp_path / "missing.yaml"))
     assert sentence(caught(int, "x")) is None
     assert sentence(caught(open, tmp_path / "missing")) is None
+
+
+@pytest.mark.parametrize(
+    "run_out",
+    [lambda: torch.empty(2**60, dtype=torch.uint8), lambda: "x" * 2**60],
+    ids=["PyTorch", "Python"],
+)
+def test_where_memory_runs_out_keys_help(run_out):
+    said = sentence(caught(run_out))
+    assert said.startswith("the memory does not suffice (") and "SOLVER.ACCUMULATE" in said and "\n" not in said
 
 
 class Slow:
