@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -16,6 +17,9 @@ os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 # The processes of pytest-xdist share the cores by themselves. PyTorch reads the variable when it is imported.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell lets what it runs in the background ignore Ctrl-C, and the programs that this starts inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import mtaclip  # noqa: E402, F401
 
