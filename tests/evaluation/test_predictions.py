@@ -280,7 +280,7 @@ def test_a_file_in_place_of_the_folder_is_named(evaluate, tmp_path):
     with pytest.raises(OSError) as error:
         evaluate(model)
     folder = tmp_path / "out" / "predictions" / VAL
-    assert all(word in str(error.value) for word in ("TEST.SAVE_PREDICTIONS", f"{folder} cannot be written", "MiB"))
+    assert all(word in str(error.value) for word in ("TEST.SAVE_PREDICTIONS", f"{folder}: not written: ", "MiB"))
     assert model.seen == 0
 
 
@@ -291,7 +291,7 @@ def test_a_file_that_the_system_refuses_ends_the_evaluation(evaluate, tmp_path):
     file.mkdir()
     with pytest.raises(OSError) as error:
         evaluate(Brightness())
-    for words in (f"{file} cannot be written: Is a directory (", "MiB free", "same command again", "goes on where it"):
+    for words in (f"{file}: not written: Is a directory (", "MiB free", "same command again", "goes on where it"):
         assert words in str(error.value)
     assert not list(file.parent.glob(".*"))
 
