@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 # Another package index for PyTorch alone, for example one with builds for CPUs.
 TORCH_INDEX ?=
+# For `make test-matrix`: folders to look for python3.10 and others in before PATH, with ":" between; and one row.
+PYTHONS ?=
+ONLY ?=
 # The demo and the tests run on the CPU; set it to let the tests see a GPU.
 CUDA_VISIBLE_DEVICES ?=
 export CUDA_VISIBLE_DEVICES
@@ -17,7 +20,7 @@ PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 DEMO := $(RUN) projects/MTACLIP/tools/run_demo.py
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo demo-baseline test test-oracles test-all gpu-check lint format clean
+.PHONY: help env demo demo-baseline test test-oracles test-all test-matrix gpu-check lint format clean
 
 help: ## list the targets
 	@echo "Targets of MTA-CLIP (variables: PYTHON=$(PYTHON) VENV=$(VENV) TORCH_INDEX=$(TORCH_INDEX)):"
@@ -42,6 +45,9 @@ test-oracles: env ## compare with the stored results of independent implementati
 
 test-all: lint ## lint and all tests, with many more random inputs
 	MTACLIP_EXAMPLES=1000 $(RUN) -m pytest -q
+
+test-matrix: env ## run the fast tests with other versions of Python and the libraries; ONLY=name takes one row
+	$(RUN) -m requirements.matrix --pythons "$(PYTHONS)" $(if $(ONLY),--only "$(ONLY)")
 
 gpu-check: env ## check, test and time the compiled operator on a GPU
 	$(RUN_ON_GPU) -m mtaclip.ops.check --device cuda

@@ -75,7 +75,7 @@ ROWS = (
         "middle",
         "3.12",
         (
-            *("torch==2.10.0", "torchvision==0.25.0", "numpy==2.1.*", "pillow==11.*", "open_clip_torch==2.32.0"),
+            *("torch==2.12.0", "torchvision==0.27.0", "numpy==2.1.*", "pillow==11.*", "open_clip_torch==2.32.0"),
             *("opencv-python-headless==4.12.*", "huggingface_hub==1.*", "gradio==6.0.*"),
             *declared("dependencies", "export", "dev"),
             *FOR_DETECTRON2,
@@ -177,10 +177,17 @@ def find_python(version: str, folders: str) -> str:
 
 
 def copy_checkout(target: Path) -> None:
-    """Copy the files of the checkout that git does not ignore."""
+    """Copy the files of the checkout that git does not ignore.
+
+    Raises:
+        RowError: if git does not say which these are.
+    """
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0")
-    for name in names:
+    try:
+        listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise RowError("not run: it takes git and a checkout") from error
+    for name in listed.split("\0"):
         if (ROOT / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target / name)
@@ -193,8 +200,8 @@ def run(folder: Path, command: list[str]) -> None:
         RowError: if the step fails.
     """
     if _logged(folder, command) != 0:
-        lines = folder.with_suffix(".log").read_text(errors="replace").splitlines()
-        reason = next((line for line in reversed(lines) if re.match(r"\s*(error|fatal|ERROR)", line)), command[-1])
+        output = folder.with_suffix(".log").read_text(errors="replace").rpartition("\n$ ")[2].splitlines()
+        reason = next((line for line in output if re.match(r"\s*(error|fatal|ERROR|make env)\b", line)), output[-1])
         raise RowError(f"not run: it does not install ({reason.strip()})")
 
 
@@ -227,24 +234,26 @@ def summary(report: Path) -> tuple[str, bool]:
     skipped = [case for case in cases if case.find("skipped") is not None]
     text = f"{len(cases) - len(failed) - len(skipped)} passed, {len(skipped)} skipped"
     if failed:
-        text += f", {len(failed)} failed: " + ", ".join(f"{case.get('classname')}.{case.get('name')}" for case in failed)
+        names = ", ".join(f"{case.get('classname')}.{case.get('name')}" for case in failed)
+        text += f", {len(failed)} failed: {names}"
     return text, not failed
 
 
 def write(row: Row, cells: tuple[str, ...], document: Path = DOCUMENT) -> None:
     """Put a row into the table of `document`; a row that could not be run does not replace one that was."""
-    table = measured(document)
-    if row.name not in table or not cells[-1].startswith("not run"):
+    table = {other.name: [other.name, other.python, *[""] * len(COLUMNS), "", "not run"] for other in ROWS}
+    table |= written(document)
+    if table[row.name][-1].startswith("not run") or not cells[-1].startswith("not run"):
         table[row.name] = [row.name, *cells]
-    missing = {other.name: [other.name, other.python, *[""] * len(COLUMNS), "", "not run"] for other in ROWS}
-    replace_table(TABLE, markdown(HEADER, [table.get(name, missing[name]) for name in missing]), document)
+    replace_table(TABLE, markdown(HEADER, list(table.values())), document)
 
 
-def measured(document: Path) -> dict[str, list[str]]:
+def written(document: Path) -> dict[str, list[str]]:
     """The rows that stand in the table of `document`, by name."""
     table = document.read_text().partition(f"<!-- {TABLE} -->")[2].partition(f"<!-- /{TABLE} -->")[0]
-    rows = [re.split(r" (?<!\\)\| ", line[2:-2]) for line in table.splitlines() if line.startswith("| ")]
-    return {row[0]: row for row in rows if len(row) == len(HEADER)}
+    names = {row.name for row in ROWS}
+    lines = [re.split(r" (?<!\\)\| ", line[2:-2]) for line in table.splitlines()]
+    return {cells[0]: [cell.replace("\\|", "|") for cell in cells] for cells in lines if cells[0] in names}
 
 
 def _logged(folder: Path, command: list[str]) -> int:
