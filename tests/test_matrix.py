@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from requirements.matrix import HEADER, ROWS, summary, written
-from tests.reliability import DOCUMENT
+from tests.reliability import DOCUMENT, markdown, replace_table
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -52,11 +52,7 @@ def tree(tmp_path) -> Path:
     shutil.copy(ROOT / "pyproject.toml", folder)
     cells = ["lowest", "3.10.1", *["1"] * (len(HEADER) - 3), "5 passed"]
     document = folder / "docs/reliability.md"
-    before, _, after = document.read_text().partition("<!-- versions -->")
-    row = f"| {' | '.join(cells)} |"
-    document.write_text(
-        f"{before}<!-- versions -->\n{row}\n<!-- /versions -->{after.partition('<!-- /versions -->')[2]}"
-    )
+    replace_table("versions", markdown(HEADER, [cells]), document)
     subprocess.run(["git", "init", "-q", str(folder)], check=True)
     return folder
 
@@ -79,9 +75,8 @@ def add_python(folder: Path) -> Path:
 
 @needs_git
 def test_a_row_is_measured_and_the_others_stay(tree, tmp_path):
-    result = run_matrix(
-        tree, "--only", "newest", "--pythons", str(add_python(tmp_path / "pythons")), path=tmp_path / "p"
-    )
+    pythons = add_python(tmp_path / "pythons")
+    result = run_matrix(tree, "--only", "newest", "--pythons", str(pythons), path=tmp_path / "p")
     assert result.returncode == 1, result.stderr
     rows = written(tree / "docs/reliability.md")
     assert list(rows) == [row.name for row in ROWS]
@@ -149,7 +144,8 @@ def test_the_lowest_row_has_every_declared_bound():
 
 def test_the_page_has_every_row_and_install_leads_to_it():
     rows = written(DOCUMENT)
-    assert [(name, row[1].rsplit(".", 1)[0]) for name, row in rows.items()] == [(row.name, row.python) for row in ROWS]
+    assert list(rows) == [row.name for row in ROWS]
+    assert all(rows[row.name][1].startswith(row.python) for row in ROWS)
     install = (ROOT / "INSTALL.md").read_text(encoding="utf-8")
     assert "(docs/reliability.md#versions)" in install
     assert re.search(r"^## Versions$", DOCUMENT.read_text(), re.M)
