@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 # Another package index for PyTorch alone, for example one with builds for CPUs.
 TORCH_INDEX ?=
-# For `make test-matrix`: folders to look for python3.10 and others in before PATH, with ":" between; and one row.
+# For `make test-matrix`: folders to look for python3.10 and others in before PATH, with ":" between; one row; some tests.
 PYTHONS ?=
 ONLY ?=
+TESTS ?=
 # The demo and the tests run on the CPU; set it to let the tests see a GPU.
 CUDA_VISIBLE_DEVICES ?=
 export CUDA_VISIBLE_DEVICES
@@ -47,7 +48,7 @@ test-all: lint ## lint and all tests, with many more random inputs
 	MTACLIP_EXAMPLES=1000 $(RUN) -m pytest -q
 
 test-matrix: env ## run the fast tests with other versions of Python and the libraries; ONLY=name takes one row
-	$(RUN) -m requirements.matrix --pythons "$(PYTHONS)" $(if $(ONLY),--only "$(ONLY)")
+	$(RUN) -m requirements.matrix --pythons "$(PYTHONS)" $(if $(ONLY),--only "$(ONLY)") $(if $(TESTS),--tests $(TESTS))
 
 gpu-check: env ## check, test and time the compiled operator on a GPU
 	$(RUN_ON_GPU) -m mtaclip.ops.check --device cuda

@@ -111,6 +111,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Run the fast tests of MTA-CLIP with several sets of versions.")
     parser.add_argument("--only", choices=[row.name for row in ROWS], help="run this row alone")
     parser.add_argument("--keep", action="store_true", help="leave the environments in build/matrix")
+    parser.add_argument("--tests", nargs="+", default=[], metavar="PATH", help="run these alone; the table says so")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes that run tests")
     parser.add_argument("--pythons", default="", help="folders to look for python3.X in before PATH, with ':' between")
     return parser
@@ -128,7 +129,7 @@ def run_row(row: Row, args: argparse.Namespace) -> tuple[tuple[str, ...], bool]:
     try:
         python = install(row, folder, args.pythons)
         versions = installed(python)
-        outcome, passed = run_tests(python, folder, args.workers)
+        outcome, passed = run_tests(python, folder, args.workers, args.tests)
     except RowError as error:
         outcome, passed = str(error), True
     finally:
@@ -213,18 +214,19 @@ def installed(python: Path) -> dict[str, str]:
     return {**versions, "python": spoken.split()[1]}
 
 
-def run_tests(python: Path, folder: Path, workers: int) -> tuple[str, bool]:
-    """Run the fast tests of `folder`/tree.
+def run_tests(python: Path, folder: Path, workers: int, paths: list[str]) -> tuple[str, bool]:
+    """Run the fast tests of `folder`/tree, or those in `paths`.
 
     Returns:
         the outcome in words, and whether no test failed.
     """
     report = folder / "report.xml"
     options = ["-m", "not slow", "-n", str(workers), "--dist", "worksteal", f"--junitxml={report}"]
-    _logged(folder, [str(python), "-m", "pytest", "-q", *options])
+    _logged(folder, [str(python), "-m", "pytest", "-q", *options, *paths])
     if not report.is_file():
         return f"the tests did not run to their end: build/matrix/{folder.name}.log", False
-    return summary(report)
+    outcome, passed = summary(report)
+    return (f"{outcome} (of {', '.join(paths)})" if paths else outcome), passed
 
 
 def summary(report: Path) -> tuple[str, bool]:
