@@ -88,6 +88,13 @@ def test_a_row_is_measured_and_the_others_stay(tree, tmp_path):
 
 
 @needs_git
+def test_a_part_of_the_tests_is_named(tree, tmp_path):
+    run_matrix(tree, "--only", "newest", "--tests", "tests/a.py", "tests/b.py", path=add_python(tmp_path / "p"))
+    outcome = "1 passed, 0 skipped, 1 failed: tests.test_a.test_c (of tests/a.py, tests/b.py)"
+    assert written(tree / "docs/reliability.md")["newest"][-1] == outcome
+
+
+@needs_git
 def test_the_environment_can_be_kept(tree, tmp_path):
     add_python(tmp_path / "p")  # on PATH
     run_matrix(tree, "--only", "newest", "--keep", path=tmp_path / "p")
