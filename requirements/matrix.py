@@ -125,6 +125,7 @@ def run_row(row: Row, args: argparse.Namespace) -> tuple[tuple[str, ...], bool]:
     """
     folder = FOLDER / row.name
     shutil.rmtree(folder, ignore_errors=True)
+    folder.with_suffix(".log").unlink(missing_ok=True)
     versions: dict[str, str] = {}
     try:
         python = install(row, folder, args.pythons)
@@ -202,7 +203,7 @@ def run(folder: Path, command: list[str]) -> None:
     """
     if _logged(folder, command) != 0:
         output = folder.with_suffix(".log").read_text(errors="replace").rpartition("\n$ ")[2].splitlines()
-        reason = next((line for line in output if re.match(r"\s*(error|fatal|ERROR|make env)\b", line)), output[-1])
+        reason = next((line for line in output if re.match(r"\s*(fatal|ERROR|make env)\b", line)), output[-1])
         raise RowError(f"not run: it does not install ({reason.strip()})")
 
 

@@ -33,7 +33,7 @@ elif "pip list" in text:
 elif text == "--version":
     print("Python 3.13.77")
 elif "broken" in pathlib.Path("pyproject.toml").read_text() and "--editable" in text:
-    sys.exit("collecting\\nERROR: no such | thing\\nerror: and therefore not this")
+    sys.exit("error: subprocess\\nERROR: no such | thing\\nERROR: and therefore not this")
 elif "pytest" in text:
     report = text.rpartition("--junitxml=")[2].split(" ")[0]
     cases = '<testcase classname="tests.test_a" name="test_b"/><testcase classname="tests.test_a" name="test_c">'
