@@ -125,7 +125,7 @@ def run_row(row: Row, args: argparse.Namespace) -> tuple[tuple[str, ...], bool]:
     """
     folder = FOLDER / row.name
     shutil.rmtree(folder, ignore_errors=True)
-    folder.with_suffix(".log").unlink(missing_ok=True)
+    _log(folder).unlink(missing_ok=True)
     versions: dict[str, str] = {}
     try:
         python = install(row, folder, args.pythons)
@@ -202,7 +202,7 @@ def run(folder: Path, command: list[str]) -> None:
         RowError: if the step fails.
     """
     if _logged(folder, command) != 0:
-        output = folder.with_suffix(".log").read_text(errors="replace").rpartition("\n$ ")[2].splitlines()
+        output = _log(folder).read_text(errors="replace").rpartition("\n$ ")[2].splitlines()
         reason = next((line for line in output if re.match(r"\s*(fatal|ERROR|make env)\b", line)), output[-1])
         raise RowError(f"not run: it does not install ({reason.strip()})")
 
@@ -259,11 +259,15 @@ def written(document: Path) -> dict[str, list[str]]:
     return {cells[0]: [cell.replace("\\|", "|") for cell in cells] for cells in lines if cells[0] in names}
 
 
+def _log(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.log")
+
+
 def _logged(folder: Path, command: list[str]) -> int:
     """Run a command in `folder`/tree, as from a fresh shell, and add its output to `folder`.log."""
     left_out = {"PYTHONPATH", "VIRTUAL_ENV", "MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES"}
     env = {name: value for name, value in os.environ.items() if name not in left_out}
-    with folder.with_suffix(".log").open("a") as log:
+    with _log(folder).open("a") as log:
         log.write(f"$ {' '.join(command)}\n")
         log.flush()
         return subprocess.run(
