@@ -3,6 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 # Another package index for PyTorch alone, for example one with builds for CPUs.
 TORCH_INDEX ?=
+# For `make test-matrix`: folders to look for python3.10 and others in before PATH, with ":" between; one row; some tests.
+PYTHONS ?=
+ONLY ?=
+TESTS ?=
 # The demo and the tests run on the CPU; set it to let the tests see a GPU.
 CUDA_VISIBLE_DEVICES ?=
 export CUDA_VISIBLE_DEVICES
@@ -60,6 +64,9 @@ test-determinism: env ## run programs twice and compare bits; writes a table of 
 
 test-faults: env ## kill runs, fill disks, take folders away, and write the table of docs/reliability.md
 	$(RUN) -m pytest -q -n 0 tests/faults --write-tables
+
+test-matrix: env ## run the fast tests with other versions of Python and the libraries; ONLY=name takes one row
+	$(RUN) -m requirements.matrix --pythons "$(PYTHONS)" $(if $(ONLY),--only "$(ONLY)") $(if $(TESTS),--tests $(TESTS))
 
 gpu-check: env ## check, test and time the compiled operator on a GPU
 	$(RUN_ON_GPU) -m mtaclip.ops.check --device cuda

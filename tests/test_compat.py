@@ -3,8 +3,10 @@
 Every test runs a fresh Python, because the repairs act on modules that are imported once per process.
 """
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -191,3 +193,60 @@ def test_spawned_processes_are_repaired_by_the_main_script(tmp_path):
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == "6"
+
+
+# What Detectron2's main branch has changed since release 0.6 in what this project uses: file, pattern, replacement.
+MAIN_BRANCH = [
+    ("data/transforms/transform.py", r"Image\.LINEAR", "Image.BILINEAR"),
+    ("layers/rotated_boxes.py", r"from detectron2 import _C", "import torch"),
+    ("layers/deform_conv.py", r"from detectron2 import _C", "_C = None"),
+    ("layers/roi_align_rotated.py", r"from detectron2 import _C", "_C = None"),
+    (
+        "layers/shape_spec.py",
+        r"(?s)class ShapeSpec.*",
+        "from dataclasses import dataclass\n\n\n@dataclass\nclass ShapeSpec:\n"
+        "    channels: int = None\n    height: int = None\n    width: int = None\n    stride: int = None\n",
+    ),
+    (
+        "layers/batch_norm.py",
+        r'( +)self\.register_buffer\("running_mean", torch\.zeros\(num_features\)\)\n',
+        r'\g<0>\1self.register_buffer("num_batches_tracked", None)\n',
+    ),
+    (
+        "layers/batch_norm.py",
+        r"( +)res\.eps = module\.eps\n",
+        r"\g<0>\1res.num_batches_tracked = module.num_batches_tracked\n",
+    ),
+    (
+        "evaluation/coco_evaluation.py",
+        r"from detectron2\.evaluation\.fast_eval_api import COCOeval_opt",
+        "COCOeval_opt = None",
+    ),
+]
+
+
+@pytest.fixture
+def main_branch(tmp_path) -> Path:
+    """The installed Detectron2 with the interfaces of its main branch, as a folder for the path."""
+    package = tmp_path / "main_branch" / "detectron2"
+    installed = find_spec("detectron2")
+    assert installed is not None and installed.origin is not None
+    shutil.copytree(Path(installed.origin).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    for name, pattern, replacement in MAIN_BRANCH:
+        text, count = re.subn(pattern, replacement, (package / name).read_text(encoding="utf-8"))
+        assert count == 1, f"{name} has no {pattern}"
+        (package / name).write_text(text, encoding="utf-8")
+    return package.parent
+
+
+@python_only
+@pytest.mark.slow
+def test_a_run_goes_on_with_the_main_branch_and_back(main_branch, miniature_root, tmp_path, run_script):
+    """Frozen BatchNorm has one more buffer in the main branch."""
+    arguments = ["train_net.py", "--config-file", "configs/miniature/mtaclip_tiny.yaml", "--num-gpus", "0", "--resume"]
+    options = ["MODEL.CLIP.NORM", "FrozenBN", "DATALOADER.NUM_WORKERS", "0", "OUTPUT_DIR", tmp_path / "run"]
+    for iterations, environment in [("1", {}), ("2", {"PYTHONPATH": f"{main_branch}:{ROOT}"}), ("3", {})]:
+        done = run_script(*arguments, *options, "SOLVER.MAX_ITER", iterations, root=miniature_root, **environment)
+        assert done.returncode == 0, done.stderr
+    lines = (tmp_path / "run/metrics.json").read_text().splitlines()
+    assert {json.loads(line)["iteration"] for line in lines} >= {0, 1, 2}

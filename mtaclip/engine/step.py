@@ -243,4 +243,4 @@ class TrainStep:
 
 def random_seed(*numbers: int) -> int:
     """One seed out of several numbers, such as a run's seed, an iteration and a process."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1

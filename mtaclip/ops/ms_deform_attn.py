@@ -136,9 +136,7 @@ def implementation(value: Tensor) -> str:
 
 def _chosen(value: Tensor) -> str:
     """The `implementation`; while torch.export traces, "operator", so that a graph is the same on every machine."""
-    # PyTorch before 2.7 does not tell exporting from compiling.
-    exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
-    return "operator" if exporting() else implementation(value)
+    return "operator" if torch.compiler.is_exporting() else implementation(value)
 
 
 @functools.cache

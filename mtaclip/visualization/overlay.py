@@ -54,7 +54,9 @@ def draw_overlay(
     image, labels = _enlarge(image, labels, min_edge)
     if opacity == 0.0:
         return image
-    return _SegmentPainter(image, palette).draw_sem_seg(labels, alpha=opacity).get_image()
+    painter = _SegmentPainter(image, palette)
+    painter.draw_sem_seg(labels, alpha=opacity)
+    return painter.picture()
 
 
 def draw_side_by_side(image: NDArray[np.uint8], overlay: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -98,13 +100,17 @@ class _SegmentPainter(Visualizer):
         self._painted = image.copy()
         self._captions: list[tuple[float, float, float, float]] = []
 
-    def draw_sem_seg(
-        self, sem_seg: NDArray[np.uint8], area_threshold: int | None = None, alpha: float = 0.8
-    ) -> VisImage:
-        """Draw all classes, the largest first; arguments and result are those of Detectron2's method."""
-        super().draw_sem_seg(sem_seg, area_threshold, alpha)
-        self.output.reset_image(self._painted)
-        return self.output
+    def picture(self) -> NDArray[np.uint8]:
+        """The image with what was drawn, (H, W, 3) uint8 RGB. Matplotlib draws the captions alone.
+
+        Before version 3.11 it shifts the pixels of images.
+        """
+        for image in list(self.output.ax.images):
+            image.remove()
+        drawn, (width, height) = self.output.canvas.print_to_buffer()
+        captions = np.frombuffer(drawn, np.uint8).reshape(height, width, 4).astype(np.float32)
+        alpha = captions[..., 3:] / 255.0
+        return np.rint((1.0 - alpha) * self._painted + alpha * captions[..., :3]).astype(np.uint8)
 
     def draw_binary_mask(
         self,

@@ -182,7 +182,10 @@ class Window:
 def quiet_codecs() -> None:
     """Keep OpenCV and FFmpeg from writing to the terminal; call it before the first video is opened."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", _SILENT)
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    if hasattr(cv2, "setLogLevel"):  # before OpenCV 4.13
+        cv2.setLogLevel(0)
+    else:
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def can_show_windows() -> bool:
