@@ -192,7 +192,8 @@ def run_make(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProces
 
 def make_targets() -> set[str]:
     """The targets that the Makefile declares as callable."""
-    return set(re.search(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)[1].split())
+    lines = re.findall(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    return set(" ".join(lines).split())
 
 
 @needs_make
