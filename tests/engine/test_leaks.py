@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mtaclip.demo.images import segment_images
-from mtaclip.demo.models import load_predictor
+from mtaclip.demo.models import Models, load_predictor
+from mtaclip.demo.page import open_picture, show
 from mtaclip.demo.segmenter import Segmenter
 from mtaclip.demo.videos import segment_videos
 from mtaclip.engine import Trainer, setup_cfg
 from mtaclip.visualization import Painter
-from projects.MTACLIP.app import Models, make_parser, open_picture, show
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "configs" / "miniature" / "mtaclip_tiny.yaml"
@@ -147,7 +147,7 @@ def film(meter: Meter, folder: Path) -> None:
 
 def page(meter: Meter, folder: Path) -> None:
     """200 pictures on the page, each with a view, labels and numbers to save."""
-    models = Models(make_parser().parse_args(["--device", "cpu", "--checkpoint", os.environ["CHECKPOINT"]]))
+    models = Models([Path(os.environ["CHECKPOINT"])], device="cpu")
     (checkpoint,) = models.files
     for number in range(200):
         opened = open_picture(models, checkpoint, write_noise(folder / "picture.png", number))

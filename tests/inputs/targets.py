@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 from mtaclip.checkpoint.files import read_content
-from mtaclip.checkpoint.foreign import KINDS, read_foreign
 from mtaclip.checkpoint.inert import read_inert
 from mtaclip.checkpoint.loading import read_checkpoint
+from mtaclip.conversion.foreign import KINDS, read_foreign
 from mtaclip.data.folder import LabelledFolder
 from mtaclip.data.image_files import ImageFile, read_image, read_instance_map
 from mtaclip.data.labels import read_label_map
