@@ -1,5 +1,6 @@
 """What goes wrong, in one sentence for whoever can mend it."""
 
+import dis
 import errno
 import re
 import traceback
@@ -7,10 +8,12 @@ from pathlib import Path
 from typing import TypeGuard
 
 import cv2
+import torch.distributed as dist
 
 from mtaclip.files import not_written
 
 _PACKAGE = Path(__file__).resolve().parent
+_RAISE = dis.opmap["RAISE_VARARGS"]
 _OUT_OF_MEMORY = (
     "the memory does not suffice; let the model see less at once: a smaller INPUT.MIN_SIZE_TEST, or "
     "TEST.SLIDING_WINDOW.ENABLED True; on a GPU also TEST.SCORES_DEVICE cpu."
@@ -86,17 +89,23 @@ def sentence(error: BaseException) -> str | None:
 
 
 def failed_exchange(error: BaseException) -> str | None:
-    """What Gloo or NCCL say of a failed exchange between processes, in short; None if the error is another one."""
+    """What Gloo, NCCL or their store say of a failed exchange, in short; None if the error is another one."""
     text = str(error)
-    if not isinstance(error, RuntimeError) or not re.search("gloo|nccl", text, re.IGNORECASE):
+    of_gloo = isinstance(error, RuntimeError) and "gloo/transport/" in text
+    if not of_gloo and not isinstance(error, dist.DistError):
         return None
     return re.sub(r"^\[\S*\] ", "", text.splitlines()[0]).split(". ")[0]
 
 
 def is_ours(error: BaseException) -> bool:
-    """Whether a line of this package raised an error."""
-    frames = list(traceback.walk_tb(error.__traceback__))
-    return bool(frames) and _PACKAGE in Path(frames[-1][0].f_code.co_filename).resolve().parents
+    """Whether a line of this package raised an error on purpose, or met one of the operating system."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    if last is None or _PACKAGE not in Path(last.tb_frame.f_code.co_filename).resolve().parents:
+        return False
+    # A mistake of ours ends in a line of ours, too, where compiled code notices it.
+    return isinstance(error, OSError) or last.tb_frame.f_code.co_code[last.tb_lasti] == _RAISE
 
 
 def _lost_worker(error: BaseException) -> bool:
@@ -113,6 +122,6 @@ def _killed_worker(text: str) -> str:
     """What PyTorch says of a data worker's end, and what helps."""
     return (
         "A process that reads data has ended, most likely because memory ran out, or room in /dev/shm (docker run "
-        "--shm-size): set a smaller DATALOADER.NUM_WORKERS, 0 for none, and go on with --resume. "
+        "--shm-size): set a smaller DATALOADER.NUM_WORKERS, 0 for none; a training goes on with --resume. "
         f"({' '.join(text.split())})"
     )

@@ -125,6 +125,7 @@ def test_every_key_is_read(miniature, shapes, tmp_path, monkeypatch):
         (["SOLVER.MAX_ITER"], ["SOLVER.MAX_ITER", "no value"]),
         (["SOLVER.MAX_ITER", "many"], ["SOLVER.MAX_ITER"]),
         (["MODEL.MTACLIP.PIXEL_DECODER.POINTS", "1000000"], ["PIXEL_DECODER.POINTS is 1000000", "256"]),
+        (["INPUT.CROP.SIZE", "(64,10000000)"], ["INPUT.CROP.SIZE is", "65536"]),
         (["MODEL.SWIN.DEPTHS", "(2, 2, 10000, 2)"], ["MODEL.SWIN.DEPTHS is", "10000", "256"]),
         (
             ["DATASETS.FOLDER.ROOT", ".", "DATASETS.FOLDER.NAMES", r"('a', '\ud800')"],

@@ -3,11 +3,13 @@
 import multiprocessing
 import time
 from multiprocessing.connection import Client
+from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 
+import mtaclip
 from mtaclip.data.loader import SampleLoader
 from mtaclip.data.workers import StopSignals
 from mtaclip.engine import setup_cfg
@@ -24,6 +26,24 @@ def test_what_the_package_raises_is_a_sentence_and_other_errors_are_not(tmp_path
     assert "missing.yaml" in sentence(caught(setup_cfg, tmp_path / "missing.yaml"))
     assert sentence(caught(int, "x")) is None
     assert sentence(caught(open, tmp_path / "missing")) is None
+
+
+def in_the_package(source):
+    """A function as if it stood in the package."""
+    names = {}
+    exec(compile(source, str(Path(mtaclip.__file__).with_name("made_up.py")), "exec"), names)
+    return names["function"]
+
+
+@pytest.mark.parametrize("mistake", ["a, b = [1, 2, 3]", "int('x')", "[1].index(3)", "list(zip([1], [], strict=True))"])
+def test_a_mistake_of_the_package_keeps_its_traceback(mistake):
+    assert sentence(caught(in_the_package(f"def function(): {mistake}"))) is None
+
+
+def test_what_the_package_finds_wrong_is_a_sentence():
+    converted = "def function():\n try: int('x')\n except ValueError as e: raise ValueError('no number') from e"
+    assert sentence(caught(in_the_package(converted))) == "no number"
+    assert "nowhere" in sentence(caught(in_the_package("def function(): open('/nowhere/at/all')")))
 
 
 @pytest.mark.parametrize(
@@ -88,5 +108,7 @@ def test_words_of_gloo_are_shortened():
     text = "[/some/where/gloo/transport/tcp/pair.cc:545] Read error [127.0.0.1]:5: Connection reset by peer. This is"
     assert failed_exchange(RuntimeError(text)) == "Read error [127.0.0.1]:5: Connection reset by peer"
     assert failed_exchange(dist.DistBackendError("NCCL error in: x.cpp:1\nmore")) == "NCCL error in: x.cpp:1"
+    assert failed_exchange(dist.DistStoreError("wait timeout after 4000ms")) == "wait timeout after 4000ms"
     assert failed_exchange(RuntimeError("sizes differ")) is None
+    assert failed_exchange(RuntimeError("g++ -I/site-packages/nvidia/nccl/include failed")) is None
     assert failed_exchange(ValueError("gloo")) is None

@@ -1,4 +1,4 @@
-"""The page of `app.py`: what is dropped on it, what it shows, where it puts both. Only `build_page` needs gradio."""
+"""The page of `app.py`: what is dropped on it, what it shows, where it puts both. Gradio is given to `build_page`."""
 
 import tempfile
 from collections.abc import Sequence

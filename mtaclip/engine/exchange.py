@@ -48,7 +48,7 @@ class RollCall:
     def __init__(
         self, store: dist.Store, rank: int, world_size: int, *, period: float = 1.0, patience: float = 10.0
     ) -> None:
-        self._store = dist.PrefixStore("roll call", store)
+        self._store = dist.PrefixStore("roll call", store.clone())  # others may wait in the store for long
         self._rank, self._world_size = rank, world_size
         self._period, self._patience = period, patience
         self._verdict: str | None = None
@@ -59,7 +59,7 @@ class RollCall:
     def close(self) -> None:
         """Answer no more."""
         self._closed.set()
-        self._thread.join()
+        self._thread.join(self._patience)  # a store that is stopped with its holder blocks
 
     def call(self) -> str:
         """Who is missing, in words; call it where an exchange has failed."""

@@ -101,6 +101,8 @@ def _take_part(function: Callable[..., Any], processes: Processes, args: tuple) 
             f"{_name(processes)}: an exchange with the others failed ({reason}): {roll_call.call()}. What the missing "
             "process has said last may tell why; go on with --resume."
         ) from error
+    finally:
+        roll_call.close()
     comm._LOCAL_PROCESS_GROUP = None
     comm._get_global_gloo_group.cache_clear()  # a group that is still referred to may abort the process at its exit
     dist.destroy_process_group()

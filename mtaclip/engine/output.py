@@ -108,6 +108,7 @@ def set_up(cfg: CfgNode, args: Namespace) -> None:
 
 
 def _start_log(file: Path, rank: int) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)  # on another machine it may not be the same one
     handler = _LogFile(file)
     handler.setFormatter(logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", "%m/%d %H:%M:%S"))
     for name in _LOGGERS:

@@ -203,7 +203,7 @@ class SemanticEvaluator(DatasetEvaluator):
             try:
                 write_file(file, content)
             except OSError as error:
-                logger.error("%s.", error)
+                logger.error("%s", error)
             else:
                 logger.info("Report written to %s", file)
 

@@ -6,6 +6,7 @@ import torch
 from detectron2.config import CfgNode
 
 _WORKSPACES = (":4096:8", ":16:8")  # of cuBLAS, whose products then have the same bits in every run
+_switched_on = False  # by a model that was built before in this process
 
 
 def use_deterministic(cfg: CfgNode) -> None:
@@ -17,7 +18,11 @@ def use_deterministic(cfg: CfgNode) -> None:
     Raises:
         ValueError: CUBLAS_WORKSPACE_CONFIG makes runs differ.
     """
+    global _switched_on
     if not cfg.SOLVER.DETERMINISTIC:
+        if _switched_on:
+            torch.use_deterministic_algorithms(False)
+            _switched_on = False
         return
     workspace = os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", _WORKSPACES[0])
     if workspace not in _WORKSPACES:
@@ -26,6 +31,7 @@ def use_deterministic(cfg: CfgNode) -> None:
             f"GPU differ from run to run: unset it, or set it to {' or '.join(_WORKSPACES)}."
         )
     torch.use_deterministic_algorithms(True)
+    _switched_on = True
     torch.backends.cudnn.benchmark = False
 
 

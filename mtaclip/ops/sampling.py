@@ -21,7 +21,7 @@ def sample_bilinear(maps: Tensor, grid: Tensor) -> Tensor:
     Returns:
         (B, C, N, P).
     """
-    if torch.are_deterministic_algorithms_enabled() and torch.is_grad_enabled():
+    if torch.are_deterministic_algorithms_enabled() and (maps.requires_grad or grid.requires_grad):
         return _gathered(maps, grid)
     return F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
@@ -32,11 +32,12 @@ def _gathered(maps: Tensor, grid: Tensor) -> Tensor:
     left, top = x.detach().floor(), y.detach().floor()
     across, along = x - left, y - top
     pixels = maps.flatten(2)
-    samples = pixels.new_zeros(())
+    samples = (0 * (x + y))[:, None]  # not a number where a coordinate is none
     for column, share in ((left, 1 - across), (left + 1, across)):
         for row, part in ((top, 1 - along), (top + 1, along)):
             inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-            place = torch.where(inside, row * width + column, 0).long().flatten(1)
-            corner = pixels.gather(2, place[:, None].expand(-1, pixels.shape[1], -1)).unflatten(2, x.shape[1:])
-            samples = samples + corner * torch.where(inside, share * part, 0)[:, None]
+            place = torch.where(inside, row, 0).long() * width + torch.where(inside, column, 0).long()
+            corner = pixels.gather(2, place.flatten(1)[:, None].expand(-1, pixels.shape[1], -1))
+            corner = torch.where(inside[:, None], corner.unflatten(2, x.shape[1:]), 0)
+            samples = samples + corner * (share * part)[:, None]
     return samples

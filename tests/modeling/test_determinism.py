@@ -32,6 +32,8 @@ def test_the_key_sets_what_pytorch_asks_for(deterministic, config_path, monkeypa
     assert not torch.is_deterministic_algorithms_warn_only_enabled()
     assert not torch.backends.cudnn.benchmark
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    Trainer.build_model(setup_cfg(config_path("miniature/mtaclip_tiny.yaml"), SMALL, device="cpu"))
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 def test_another_workspace_is_refused(deterministic, config_path, monkeypatch):

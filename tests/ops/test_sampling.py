@@ -36,6 +36,17 @@ def test_values_and_gradients_are_those_of_grid_sample(deterministic):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
+def test_what_is_not_finite_reaches_the_same_samples(deterministic):
+    """A pixel that is infinite reaches no point that does not touch it, and a point without a place has no value."""
+    maps = torch.ones(1, 1, 3, 3)
+    maps[..., 0, 0] = float("inf")
+    points = [[-1.0, 1.0], [1.0, 0.0], [2.0, 2.0], [float("nan"), 0.0], [0.0, float("inf")]]
+    grid = torch.tensor([[points]])
+    ours = sample_bilinear(maps.clone().requires_grad_(), grid).detach()
+    assert ours[..., :3].tolist() == F.grid_sample(maps, grid, align_corners=False)[..., :3].tolist()
+    assert ours[..., 3:].isnan().all()
+
+
 def test_only_deterministic_gradients_leave_grid_sample(deterministic):
     """On a GPU the gradient of `grid_sample` is refused, so the graph must be without it."""
     maps, grid = torch.randn(1, 1, 4, 4, requires_grad=True), torch.zeros(1, 1, 1, 2)
