@@ -82,7 +82,7 @@ class PeriodicCheckpoints(HookBase):
 
     def _remove_old(self) -> None:
         folder = Path(self._checkpointer.save_dir)
-        found = {int(match[1]): path for path in folder.iterdir() if (match := _NUMBERED.fullmatch(path.name))}
+        found = {int(match[1]): path for path in folder.glob("*.pth") if (match := _NUMBERED.fullmatch(path.name))}
         tagged = Path(self._checkpointer.get_checkpoint_file()).name
         for iteration in sorted(number for number in found if number <= self.trainer.iter)[: -self._kept]:
             if _divides(self._keep_period, iteration + 1) or found[iteration].name == tagged:
