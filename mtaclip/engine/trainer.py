@@ -184,6 +184,7 @@ class Trainer(DefaultTrainer):
         loader, self._trainer.data_loader = self._trainer.data_loader, ()
         if isinstance(loader, TrainingLoader):
             loader.log_broken()
+        self.iter = min(self.iter, self.max_iter)  # of a run that was complete, Detectron2 counts one more
         super().after_train()
 
     def run_step(self) -> None:

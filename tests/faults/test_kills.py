@@ -72,7 +72,7 @@ def test_killed_at_any_moment(undisturbed, start, tmp_path, row):
 
 
 def assert_whole(output, undisturbed) -> int:
-    """Weights and scores are those of the undisturbed run, and nothing is left over; returns the lines that are lost."""
+    """Weights and scores are those of the undisturbed run and nothing is left over; returns how many lines are lost."""
     assert_same_weights(output, undisturbed)
     assert not partial_files(output)
     check_files(output)
