@@ -16,8 +16,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from mtaclip.visualization.curves import read_metrics
-
 ROOT = Path(__file__).resolve().parents[2]
 ITERATIONS = 8
 SMALL = [
@@ -358,7 +356,7 @@ def test_nothing_is_said_where_nothing_changed_and_a_complete_run_takes_no_step(
     before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
     trainer.train()
     assert all(torch.equal(before[name], tensor) for name, tensor in trainer.model.state_dict().items())
-    assert read_metrics(f"{trainer.cfg.OUTPUT_DIR}/metrics.json")["sem_seg/mIoU"][0] == [2]
+    assert trainer.iter == 2
 
 
 def test_a_mistake_in_a_training_is_logged_as_one_sentence(make_trainer, caplog):
