@@ -15,6 +15,7 @@ _GET = {"GET", "BINGET", "LONG_BINGET"}
 _PUT = {"PUT", "BINPUT", "LONG_BINPUT"}
 _TUPLES = {"TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "FROZENSET"}
 _MOST_PARTS = 1_000_000  # of a tuple, beyond those that the bytes of a pickle can hold one by one
+_MOST_REPEATED = 100_000_000  # parts of all the values that are used again
 _OPERATIONS = {opcode.code.encode("latin1"): opcode for opcode in pickletools.opcodes}
 _TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file of torch.save before PyTorch 1.6, which has five
 
@@ -72,6 +73,7 @@ def _follow(file: BinaryIO) -> bool:
     """
     stack: list[int] = []  # for each tuple its parts, those of parts included; 1 for other values
     memo: dict[int, int] = {}
+    repeated = 0
     is_torch = False
     for opcode, argument, place in _operations(file):
         name = opcode.name
@@ -82,11 +84,12 @@ def _follow(file: BinaryIO) -> bool:
             memo[len(memo) if argument is None else argument] = stack[-1]
             continue
         taken = _take(stack, opcode)
-        made = 1 + sum(taken) if name in _TUPLES else memo[argument] if name in _GET else 1
-        if made > _MOST_PARTS + place:
+        made = 1 + sum(taken) if name in _TUPLES else 1
+        if name in _GET or name == "DUP":
+            made = memo[argument] if name in _GET else taken[0]
+            repeated += made
+        if made > _MOST_PARTS + place or repeated > _MOST_REPEATED + place:
             raise _OutOfProportion("for tuples of it hold the same ones again and again")
-        if name == "DUP":
-            made = taken[0]
         stack += [_MARK if name == "MARK" else made] * len(opcode.stack_after)
     return is_torch
 

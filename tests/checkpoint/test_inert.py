@@ -137,12 +137,13 @@ def test_arrays_must_have_their_size(tmp_path):
             read_inert(tmp_path / "file.pkl")
 
 
-def _shared(steps: int) -> bytes:
-    """A pickled dict, with a tuple for a key that holds 2 ** steps empty ones, which are the same."""
+def _shared(steps: int, often: int = 0) -> bytes:
+    """A pickled dict, with a tuple for a key that holds 2 ** steps empty ones, which are the same; set again and again."""
     value = ()
     for _ in range(steps):
         value = (value, value)
-    return b"\x80\x02}" + pickle.dumps(value, protocol=2)[2:-1] + b"K\x01s."
+    key = pickle.dumps(value, protocol=2)[2:-1]  # which gets the number of its last byte
+    return b"\x80\x02}" + key + b"K\x01s" + (b"h" + key[-1:] + b"K\x01s") * often + b"."
 
 
 @pytest.mark.parametrize(
@@ -151,9 +152,10 @@ def _shared(steps: int) -> bytes:
         (_shared(60), "tuples"),
         (b"\x80\x02S'\\xff'\n0" + _shared(60)[2:], "tuples"),
         (b"\x80\x02I0x1\n0" + _shared(60)[2:], "tuples"),
+        (_shared(18, 999), "tuples"),
         (b"\x80\x02}r\xff\xff\xff\x7f.", "one of its 1 values the number 2147483647"),
     ],
-    ids=["hash of years", "behind a text", "behind a number", "table of 32 GB"],
+    ids=["hash of years", "behind a text", "behind a number", "one hash often", "table of 32 GB"],
 )
 @pytest.mark.parametrize("name", ["file.pkl", "data.pkl"])
 def test_few_bytes_take_no_time_and_no_memory(tmp_path, pickled, reason, name):
