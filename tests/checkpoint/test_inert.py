@@ -138,7 +138,7 @@ def test_arrays_must_have_their_size(tmp_path):
 
 
 def _shared(steps: int, often: int = 0) -> bytes:
-    """A pickled dict, with a tuple for a key that holds 2 ** steps empty ones, which are the same; set again and again."""
+    """A pickled dict; its key holds 2 ** steps empty tuples, which are the same, and is set `often` more times."""
     value = ()
     for _ in range(steps):
         value = (value, value)
