@@ -12,6 +12,7 @@ from typing import BinaryIO
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 _logger = logging.getLogger(__name__)
 PARTIAL = ".partial"  # ending of hidden files that a write leaves behind if it is killed
+_LONGEST_NAME = 255  # bytes
 
 
 def replace_file(file: Path, content: bytes | Callable[[BinaryIO], object], *, durable: bool = False) -> None:
@@ -25,7 +26,7 @@ def replace_file(file: Path, content: bytes | Callable[[BinaryIO], object], *, d
     Raises:
         OSError: the file system refuses it.
     """
-    partial = file.with_name(f".{file.name}.{os.getpid()}{PARTIAL}")
+    partial = file.with_name(_hidden_name(file.name))
     try:
         with open(partial, "wb") as opened:
             opened.write(content) if isinstance(content, bytes) else content(opened)
@@ -45,24 +46,49 @@ def replace_file(file: Path, content: bytes | Callable[[BinaryIO], object], *, d
             _flush_folder(file.parent)
 
 
+def _hidden_name(name: str) -> str:
+    """What a file of this name is called while it is written; cut where that is longer than file systems allow."""
+    ending = f".{os.getpid()}{PARTIAL}"
+    return "." + os.fsencode(name)[: _LONGEST_NAME - len(ending) - 1].decode(errors="ignore") + ending
+
+
 def remove_partial_files(folder: Path) -> None:
-    """Remove what writes into a folder that were killed have left in it."""
+    """Remove what writes into a folder that were killed have left in it, but nothing that another process writes."""
     for path in folder.glob(f".*{PARTIAL}"):
-        if path.is_file():
+        if path.is_file() and not _is_written(path):
             path.unlink(missing_ok=True)
             _logger.info("%s: removed what an interrupted write left", path)
 
 
+def _is_written(partial: Path) -> bool:
+    """Whether the process that a hidden name holds lives, on this host, and is another one."""
+    number = partial.name.removesuffix(PARTIAL).rpartition(".")[2]
+    try:
+        process = int(number)
+        if process <= 0 or process == os.getpid():
+            return False
+        os.kill(process, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError, ValueError):
+        return False
+    return True
+
+
 def not_written(path: Path, error: OSError) -> str:
-    """Which file cannot be written, why, and how much room there is: the beginning of a sentence.
+    """Which file cannot be written, why, and, if that can be known, how much room there is: begins a sentence.
 
     Args:
         path: the file, or a folder.
         error: what keeps it from being written.
     """
-    existing = next(folder for folder in path.absolute().parents if folder.is_dir())
-    free = shutil.disk_usage(existing).free / 2**20
-    return f"{path}: not written: {error.strerror or error} ({free:.1f} MiB free in its file system)"
+    said = f"{path}: not written: {error.strerror or error}"
+    try:
+        existing = next(folder for folder in path.absolute().parents if folder.is_dir())
+        free = shutil.disk_usage(existing).free / 2**20
+    except (OSError, StopIteration):
+        return said
+    return f"{said} ({free:.1f} MiB free in its file system)"
 
 
 def _flush_folder(folder: Path) -> None:

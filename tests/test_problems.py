@@ -99,9 +99,10 @@ class Unsent(Slow):
         return lambda: None  # cannot be pickled
 
 
-def test_a_batch_that_cannot_be_sent_is_not_waited_for():
+def test_a_batch_that_cannot_be_sent_is_not_waited_for(capfd):
     said = sentence(caught(list, SampleLoader(Unsent(), num_workers=1, worker_init_fn=StopSignals(), timeout=60)))
     assert "exited unexpectedly" in said and "/dev/shm" in said
+    assert "pickle" in capfd.readouterr().err, "the worker says why"
 
 
 def test_words_of_gloo_are_shortened():

@@ -6,6 +6,7 @@ killed at any moment therefore leaves complete checkpoints and at most one `.par
 """
 
 import logging
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -99,6 +100,14 @@ class Checkpointer(FvcoreCheckpointer):
             return
         remove_partial_files(Path(self.save_dir))
 
+    def get_checkpoint_file(self) -> str:
+        """The file that `last_checkpoint` names, there or not; "" if it names none."""
+        try:
+            name = (Path(self.save_dir) / _TAG).read_text(encoding="utf-8", errors="replace").strip()
+        except OSError:
+            return ""
+        return str(Path(self.save_dir) / name) if name else ""
+
     def has_checkpoint(self) -> bool:
         """Whether `save_dir` holds files of a run, complete or not."""
         folder = Path(self.save_dir)
@@ -177,7 +186,7 @@ class Checkpointer(FvcoreCheckpointer):
 
     def _newest_complete(self) -> Path:
         folder, tag = Path(self.save_dir), Path(self.save_dir) / _TAG
-        tagged = tag.read_text().strip() if tag.is_file() else ""
+        tagged = self.get_checkpoint_file()
         problems = [] if tagged else [f"{tag}: {'empty' if tag.is_file() else 'missing'}"]
         for path in self._candidates(tagged):
             problem = _damage(path)
@@ -193,11 +202,11 @@ class Checkpointer(FvcoreCheckpointer):
 
     def _candidates(self, tagged: str) -> Iterator[Path]:
         """The tagged file, then the others, later iterations first; those behind the tagged one are of another run."""
-        folder = Path(self.save_dir)
         if tagged:
-            yield folder / tagged
-        last = _iteration(folder / tagged) if tagged else -1
-        found = [(_iteration(path), path) for path in folder.glob("model_*.pth") if path.name != tagged]
+            yield Path(tagged)
+        last = _iteration(Path(tagged)) if tagged else -1
+        others = (path for path in Path(self.save_dir).glob("model_*.pth") if path != Path(tagged))
+        found = [(_iteration(path), path) for path in others]
         found.sort(key=lambda item: (last < 0 or item[0] <= last, *item), reverse=True)
         yield from (path for _, path in found)
 
@@ -215,7 +224,7 @@ def _iteration(path: Path) -> int:
 
 def _damage(path: Path) -> str | None:
     """What is wrong with a file of `torch.save`, by its table of contents and checksums; None if nothing is."""
-    if not path.is_file():
+    if not os.path.isfile(path):  # no error for what cannot be a name
         return "missing"
     try:
         with ZipFile(path) as archive:

@@ -44,7 +44,6 @@ def read_inert(path: str | Path) -> dict[str, Any]:
         ValueError: it is no weight file, or damaged, or holds pickled objects in other ways.
     """
     if Path(path).is_file() and format_of(path) in ("pickle", None):  # the oldest pickles begin with anything
-        check_pickles(path)
         content = _read_arrays(path)
         if isinstance(content, dict):
             return content
@@ -76,6 +75,7 @@ def _read_torch(path: str | Path) -> Any:
 def _read_arrays(path: str | Path) -> Any:
     """What `pickle.dump` wrote, if that is made of arrays and plain values; None if not."""
     try:
+        check_pickles(path)
         with open(path, "rb") as file:
             content = _ArrayUnpickler(file, encoding="latin1").load()  # as Python 2 wrote them
         return {key: _opened(value) for key, value in content.items()}

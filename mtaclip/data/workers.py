@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import traceback
 from multiprocessing import connection
 from multiprocessing.queues import Queue
 from multiprocessing.util import Finalize
@@ -20,8 +21,9 @@ class StopSignals:
     """
 
     def __init__(self) -> None:
-        self._released = multiprocessing.Event()
-        Finalize(self, self._released.set, exitpriority=0)  # before multiprocessing ends what still runs
+        self._released = multiprocessing.RawValue("b", 0)  # no lock, which one signal in another would wait for
+        # Before multiprocessing ends what still runs; it must not refer to this object.
+        Finalize(self, setattr, (self._released, "value", 1), exitpriority=0)
 
     def __call__(self, _: int) -> None:
         """Prepare a worker."""
@@ -33,14 +35,15 @@ class StopSignals:
 
     def release(self) -> None:
         """Let workers end on SIGTERM from now on."""
-        self._released.set()
+        self._released.value = 1
 
     def _answer(self, _: int, __: FrameType | None) -> None:
-        if self._released.is_set():
+        if self._released.value:
             os._exit(0)
 
 
-def _end_unsent(_: Exception, __: object) -> None:
+def _end_unsent(error: Exception, _: object) -> None:
+    traceback.print_exception(error)
     os._exit(1)
 
 

@@ -222,6 +222,14 @@ def test_the_latest_iteration_is_taken_where_nothing_is_tagged(tmp_path, caplog)
     assert "last_checkpoint: missing" in caplog.text
 
 
+@pytest.mark.parametrize("tag", [b"\xff\xfe\0m", b"x" * 300], ids=["no text", "no name"])
+def test_a_damaged_tag_is_as_none(tmp_path, caplog, tag):
+    checkpointer = small_run(tmp_path, 2)
+    (tmp_path / "last_checkpoint").write_bytes(tag)
+    assert checkpointer.resume_or_load("", resume=True)["iteration"] == 1
+    assert "missing" in caplog.text and "model_0000001.pth" in caplog.text
+
+
 def test_nothing_complete_is_an_error_and_not_a_fresh_start(tmp_path):
     checkpointer = small_run(tmp_path, 2)
     for file in tmp_path.glob("*.pth"):

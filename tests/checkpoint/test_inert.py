@@ -137,18 +137,25 @@ def test_arrays_must_have_their_size(tmp_path):
             read_inert(tmp_path / "file.pkl")
 
 
-def _shared(steps: int) -> bytes:
-    """A pickled dict, with a tuple for a key that holds 2 ** steps empty ones, which are the same."""
+def _shared(steps: int, often: int = 0) -> bytes:
+    """A pickled dict; its key holds 2 ** steps empty tuples, which are the same, and is set `often` more times."""
     value = ()
     for _ in range(steps):
         value = (value, value)
-    return b"\x80\x02}" + pickle.dumps(value, protocol=2)[2:-1] + b"K\x01s."
+    key = pickle.dumps(value, protocol=2)[2:-1]  # which gets the number of its last byte
+    return b"\x80\x02}" + key + b"K\x01s" + (b"h" + key[-1:] + b"K\x01s") * often + b"."
 
 
 @pytest.mark.parametrize(
     ("pickled", "reason"),
-    [(_shared(60), "tuples"), (b"\x80\x02}r\xff\xff\xff\x7f.", "one of its 1 values the number 2147483647")],
-    ids=["hash of years", "table of 32 GB"],
+    [
+        (_shared(60), "tuples"),
+        (b"\x80\x02S'\\xff'\n0" + _shared(60)[2:], "tuples"),
+        (b"\x80\x02I0x1\n0" + _shared(60)[2:], "tuples"),
+        (_shared(18, 999), "tuples"),
+        (b"\x80\x02}r\xff\xff\xff\x7f.", "one of its 1 values the number 2147483647"),
+    ],
+    ids=["hash of years", "behind a text", "behind a number", "one hash often", "table of 32 GB"],
 )
 @pytest.mark.parametrize("name", ["file.pkl", "data.pkl"])
 def test_few_bytes_take_no_time_and_no_memory(tmp_path, pickled, reason, name):
@@ -161,6 +168,53 @@ def test_few_bytes_take_no_time_and_no_memory(tmp_path, pickled, reason, name):
     for read in (read_content, read_inert):
         with pytest.raises(ValueError, match=rf"{file.name}: no checkpoint .*{reason}"):
             read(file)
+
+
+@pytest.mark.parametrize("magic", [b"\x80\x02\x8a\x0a", b"\x80\x02\x8b\x0a\0\0\0"], ids=["short", "long"])
+def test_no_pickle_of_an_older_torch_file_takes_time(tmp_path, magic):
+    """`torch.load` reads five: its magic number, its version, the system's, the content and the keys of storages."""
+    content = magic + b"l\xfc\x9cF\xf9 j\xa8P\x19." + b"\x80\x02M\xe9\x03." + b"\x80\x02}." * 2
+    (tmp_path / "file.pth").write_bytes(content + _shared(60) + bytes(8))
+    for read in (read_content, read_inert):
+        with pytest.raises(ValueError, match=r"file\.pth: no checkpoint .*tuples"):
+            read(tmp_path / "file.pth")
+
+
+@pytest.mark.parametrize(
+    ("end", "words"),
+    [
+        (b"", "has no operation at byte 30"),
+        (b"\xfe.", "has no operation at byte 30"),
+        (b"X\xff\xff", "damaged"),
+        (b"I1", "ends in a line"),
+        (b"\x8e" + b"\xff" * 6 + b"\0\0.", "damaged"),
+        (b"0" * 9 + b".", "damaged"),
+        (b"h\x07.", "damaged"),
+    ],
+)
+def test_a_pickle_without_an_end_is_named(tmp_path, end, words):
+    (tmp_path / "file.pkl").write_bytes(b"\x80\x02}" + _text("model") + b"}" + _text("weight") + b"N" * 5 + end)
+    for read in (read_content, read_inert):
+        with pytest.raises(ValueError, match=rf"file\.pkl: .*{words}"):
+            read(tmp_path / "file.pkl")
+
+
+def test_what_follows_the_pickles_is_not_read_as_one(tmp_path):
+    """The numbers of a tensor in an older file of PyTorch, here such as look like a hostile pickle."""
+    weight = torch.frombuffer(bytearray(b"}r\xff\xff\xff\x7f.."), dtype=torch.int8)
+    torch.save({"weight": weight}, tmp_path / "file.pth", _use_new_zipfile_serialization=False)
+    assert torch.equal(read_inert(tmp_path / "file.pth")["weight"], weight)
+
+
+def test_pickles_in_text_of_python_2_are_read(tmp_path):
+    """Its byte strings are text with escapes there."""
+    (tmp_path / "file.pkl").write_bytes(b"(dp0\nS'author'\np1\nS'caf\\xe9'\np2\nsS'iter'\np3\nL7L\ns.")
+    assert read_inert(tmp_path / "file.pkl") == {"author": "caf\u00e9", "iter": 7}
+
+
+def test_long_tuples_are_read(tmp_path):
+    torch.save({"numbers": (None,) * 1_000_001}, tmp_path / "file.pth")
+    assert len(read_content(tmp_path / "file.pth")["numbers"]) == 1_000_001
 
 
 def test_a_zip_file_whose_names_are_damaged_is_named(tmp_path):

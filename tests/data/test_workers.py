@@ -1,6 +1,7 @@
 """Data workers and signals, in real processes.
 
-Run as a script, this file reads data with two workers: `test_workers.py healthy|broken|asleep`.
+Run as a script, this file reads data with two workers: `test_workers.py healthy|broken|asleep`; or it answers
+signals as a worker does: `test_workers.py signalled`.
 """
 
 import os
@@ -53,12 +54,40 @@ def read(kind: str) -> None:
     print("done", flush=True)
 
 
+def answer() -> None:
+    """A signal arrives at every line of the answer to another one; after the release one ends the process."""
+    from mtaclip.data.workers import StopSignals
+
+    def signal_again(*_):
+        signal.raise_signal(signal.SIGTERM)
+        return signal_again
+
+    signals = StopSignals()
+    signals(0)
+    sys.settrace(signal_again)
+    signal.raise_signal(signal.SIGTERM)
+    sys.settrace(None)
+    print("answered", flush=True)
+    signals.release()
+    signal.raise_signal(signal.SIGTERM)
+    print("not released", flush=True)
+
+
 def start(kind: str) -> subprocess.Popen:
     variables = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         [sys.executable, __file__, kind],
         env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
+
+
+def test_a_signal_while_another_is_answered_blocks_nothing():
+    process = start("signalled")
+    try:
+        said = process.communicate(timeout=30)[0]
+    finally:
+        process.kill()
+    assert said.splitlines()[-1] == "answered" and process.returncode == 0, said
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
@@ -111,4 +140,4 @@ def test_workers_that_sleep_in_a_read_end_with_a_killed_process():
 
 
 if __name__ == "__main__":
-    read(sys.argv[1])
+    answer() if sys.argv[1] == "signalled" else read(sys.argv[1])

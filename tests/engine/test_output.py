@@ -33,7 +33,7 @@ def test_a_folder_is_held_by_one_run_until_it_ends_or_is_killed(tmp_path):
 
 
 def test_what_killed_writes_left_is_removed(tmp_path):
-    for name in (".scores_x.json.7.partial", ".model_final.pth.7.partial"):
+    for name in (".scores_x.json.4194305.partial", ".model_final.pth.4194305.partial"):
         (tmp_path / name).touch()
     (tmp_path / "model_final.pth").touch()
     with output_folder(str(tmp_path)):

@@ -202,7 +202,7 @@ def test_a_killed_run_repeats_what_it_lost(uninterrupted, tmp_path, miniature_ro
     assert statuses == [-signal.SIGKILL] * size, said
     assert (run.folder / "last_checkpoint").read_text() == "model_0000003.pth"
     assert not (run.folder / "model_final.pth").exists()
-    (run.folder / ".model_0000007.pth.1.partial").write_bytes(b"PK")
+    (run.folder / ".model_0000007.pth.4194305.partial").write_bytes(b"PK")
     (run.folder / "metrics.json").write_text('{"iteration": 0}\n{"itera')
 
     statuses, said = run.go()
