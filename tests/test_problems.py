@@ -1,6 +1,9 @@
 """Errors that are for the user, and those that are not."""
 
+import logging
 import multiprocessing
+import re
+import sys
 import time
 from multiprocessing.connection import Client
 from pathlib import Path
@@ -100,9 +103,12 @@ class Unsent(Slow):
 
 
 def test_a_batch_that_cannot_be_sent_is_not_waited_for(capfd):
+    handler = logging.StreamHandler(sys.stderr)
+    logging.getLogger("mtaclip").addHandler(handler)
     said = sentence(caught(list, SampleLoader(Unsent(), num_workers=1, worker_init_fn=StopSignals(), timeout=60)))
+    logging.getLogger("mtaclip").removeHandler(handler)
     assert "exited unexpectedly" in said and "/dev/shm" in said
-    assert "pickle" in capfd.readouterr().err, "the worker says why"
+    assert re.fullmatch("A sample cannot be sent .*pickle.*\n", capfd.readouterr().err), "the worker says why"
 
 
 def test_words_of_gloo_are_shortened():

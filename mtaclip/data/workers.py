@@ -1,14 +1,18 @@
 """What the processes that read data do when signals arrive."""
 
+import logging
 import multiprocessing
 import os
 import signal
 import threading
-import traceback
 from multiprocessing import connection
 from multiprocessing.queues import Queue
 from multiprocessing.util import Finalize
 from types import FrameType
+
+from mtaclip.problems import first_line
+
+_logger = logging.getLogger(__name__)
 
 
 class StopSignals:
@@ -43,7 +47,7 @@ class StopSignals:
 
 
 def _end_unsent(error: Exception, _: object) -> None:
-    traceback.print_exception(error)
+    _logger.error("A sample cannot be sent to the training process: %s", first_line(error))
     os._exit(1)
 
 

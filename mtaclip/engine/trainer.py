@@ -198,7 +198,8 @@ class Trainer(DefaultTrainer):
         Nothing else is needed: random numbers and the order of the images follow from seed and iteration.
         """
         own = {"seed": self.seed, "settings": self._settings(), "skipped": self._trainer.skipped}
-        return TrainerBase.state_dict(self) | own
+        done = min(self.iter, self.max_iter - 1)  # behind the last iteration, Detectron2 counts one more
+        return TrainerBase.state_dict(self) | own | {"iteration": done}
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Restore what `state_dict` gave; the stored seed wins over SEED, and changed settings are named in a warning.

@@ -357,6 +357,7 @@ def test_nothing_is_said_where_nothing_changed_and_a_complete_run_takes_no_step(
     trainer.train()
     assert all(torch.equal(before[name], tensor) for name, tensor in trainer.model.state_dict().items())
     assert trainer.iter == 2
+    assert trainer.state_dict()["iteration"] == 1  # as a checkpoint of the best scores has it
 
 
 def test_a_mistake_in_a_training_is_logged_as_one_sentence(make_trainer, caplog):

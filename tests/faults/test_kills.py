@@ -80,6 +80,6 @@ def assert_whole(output, undisturbed) -> int:
     assert found["sem_seg/mIoU"] == expected["sem_seg/mIoU"]
     assert found["sem_seg/mIoU"][0] == [19, 39, ITERATIONS]
     assert expected["total_loss"][0] == [19, 39, 59]
-    losses, all_losses = (dict(zip(*metrics["total_loss"], strict=True)) for metrics in (found, expected))
-    assert losses.items() <= all_losses.items() and 59 in losses
-    return len(all_losses) - len(losses)
+    lines = set(found["total_loss"][0])  # values are medians of the steps since the start of the process
+    assert 59 in lines and lines <= set(expected["total_loss"][0])
+    return len(expected["total_loss"][0]) - len(lines)
