@@ -34,8 +34,12 @@ class RunError(RuntimeError):
 def first_line(error: Exception) -> str:
     """What an error says first, without a full stop, and with signs that a terminal would obey escaped."""
     said = error.args[0] if isinstance(error, KeyError) and error.args else error
-    line = (str(said).strip().splitlines() or [type(error).__name__])[0].rstrip(".: ")
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line)
+    return printable((str(said).strip().splitlines() or [type(error).__name__])[0].rstrip(".: "))
+
+
+def printable(text: str) -> str:
+    """A text with signs that a terminal would obey escaped."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
 def is_out_of_memory(error: Exception) -> bool:

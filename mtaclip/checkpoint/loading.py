@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mtaclip.checkpoint.files import read_content, state_of
 from mtaclip.checkpoint.released import convert_released, is_released
 from mtaclip.data.vocabulary import same_text
+from mtaclip.problems import printable
 
 _logger = logging.getLogger("mtaclip.checkpoint")
 _SHOWN = 3
@@ -53,7 +54,7 @@ def read_checkpoint(path: str | Path, *, allow_pickle: bool = False) -> dict[str
         try:
             conversion = convert_released(state)
         except ValueError as error:
-            raise ValueError(f"{path}: {error}.") from error
+            raise ValueError(f"{path}: {printable(str(error))}.") from error
         unused = list(conversion.dropped)
         _logger.info("%s: converted from the released names; %d tensors nothing uses: %s", path, len(unused), unused)
         state = conversion.state
@@ -63,7 +64,7 @@ def read_checkpoint(path: str | Path, *, allow_pickle: bool = False) -> dict[str
 def misfits(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
     """What keeps a state dict from being loaded, by kind with the first names of each; empty if nothing does."""
     return [
-        f"{len(keys)} tensors {what} ({', '.join(keys[:_SHOWN])}{', ...' if len(keys) > _SHOWN else ''})"
+        f"{len(keys)} tensors {what} ({printable(', '.join(keys[:_SHOWN]))}{', ...' if len(keys) > _SHOWN else ''})"
         for what, keys in _misfits(wanted, state).items()
         if keys
     ]

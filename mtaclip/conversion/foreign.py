@@ -10,6 +10,7 @@ from mtaclip.checkpoint.renaming import Conversion
 from mtaclip.conversion.hugging_face import convert_hugging_face
 from mtaclip.conversion.mask2former import convert_mask2former
 from mtaclip.conversion.mmseg import convert_mmseg
+from mtaclip.problems import printable
 
 
 def read_foreign(path: str | Path, kind: str) -> Conversion:
@@ -28,7 +29,7 @@ def read_foreign(path: str | Path, kind: str) -> Conversion:
     try:
         return convert(*content)
     except ValueError as error:
-        raise ValueError(f"{path}: {str(error).rstrip('.')}.") from error
+        raise ValueError(f"{path}: {printable(str(error)).rstrip('.')}.") from error
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
         raise ValueError(f"{path}: not as {kind} writes it ({type(error).__name__}: {error}).") from error
 

@@ -14,6 +14,7 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mtaclip.checkpoint.loading import load_weights, read_checkpoint
 from mtaclip.checkpoint.renaming import Unused, rename
 from mtaclip.checkpoint.starting import load_start
 from mtaclip.conversion.foreign import read_foreign
@@ -363,3 +364,16 @@ def test_rules():
         rename({"a.1": torch.ones(2), "old.1": torch.ones(2)}, rules, "a test")
     with pytest.raises(ValueError, match=r"no rule for a test explains 4 of its tensors: c, d, e, \.\.\."):
         rename(dict.fromkeys("cdef", torch.ones(1)), rules, "a test")
+
+
+@pytest.mark.parametrize("read", [lambda path: read_foreign(path, "mtaclip-mmseg"), read_checkpoint])
+def test_signs_that_a_terminal_obeys_are_escaped(tmp_path, read):
+    torch.save({"state_dict": {"decode_head.query\x1b[2J\0": torch.zeros(1)}}, tmp_path / "names.pth")
+    with pytest.raises(ValueError, match=r"names\.pth: no rule .*: decode_head\.query\\x1b\[2J\\x00\.$"):
+        read(tmp_path / "names.pth")
+
+
+def test_also_where_a_name_does_not_fit(tmp_path):
+    torch.save({"bias": torch.zeros(1), "weight": torch.zeros(1, 1), "x\x1b": torch.zeros(1)}, tmp_path / "names.pth")
+    with pytest.raises(ValueError, match=r"1 tensors unexpected \(x\\x1b\)"):
+        load_weights(torch.nn.Linear(1, 1), tmp_path / "names.pth")
