@@ -117,7 +117,14 @@ def check_files(output: Path) -> int:
 def written_from_now(output: Path, *patterns: str) -> Callable[[], bool]:
     """A function that says whether a file of one of these names has been written since."""
     since = time.time()
-    return lambda: any(path.stat().st_mtime > since for pattern in patterns for path in output.glob(pattern))
+    return lambda: any(_written(path) > since for pattern in patterns for path in output.glob(pattern))
+
+
+def _written(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:  # in between, it has got its name
+        return 0.0
 
 
 def partial_files(output: Path) -> list[Path]:

@@ -147,8 +147,9 @@ def test_files_that_change(training, data, row, fault, harm, mend, words):
     for moment, split in zip(MOMENTS, ("train", "val"), strict=True):
         reach(training, moment)
         harm(data, split)
-        said, seconds = ends_with(training, words, str(data))
-        assert said.count(".png") == 1, said
+        said, seconds = ends_with(training, str(data))
+        listed = harm is hide_folder and "was not found: looked for" in said  # an evaluation was about to list them
+        assert listed or (words in said and said.count(".png") == 1), said
         longest = max(longest, seconds)
         mend(data)
     training.resume()
