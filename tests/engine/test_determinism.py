@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests import tiny
+
 TINY = "configs/miniature/mtaclip_tiny.yaml"
 SMALL = [
     "SEED", "7",
@@ -16,13 +18,7 @@ SMALL = [
     "SOLVER.CHECKPOINT_PERIOD", "3",
     "TEST.EVAL_PERIOD", "3",
     "TEST.SAVE_PREDICTIONS", "True",
-    "INPUT.CROP.SIZE", "(64,128)",
-    "INPUT.MIN_SIZE_TRAIN", "(64,)",
-    "INPUT.MAX_SIZE_TRAIN", "128",
-    "INPUT.MIN_SIZE_TEST", "64",
-    "INPUT.MAX_SIZE_TEST", "128",
-    "MODEL.MTACLIP.LOSS.NUM_POINTS", "64",
-    "MODEL.MTACLIP.DECODER.NUM_QUERIES", "8",
+    *tiny.SIZES,
     "DATALOADER.NUM_WORKERS", "1",
 ]  # fmt: skip
 TIMES = ("data_time", "time", "eta_seconds")  # what metrics.json measures

@@ -30,18 +30,14 @@ from mtaclip.demo.segmenter import Segmenter
 from mtaclip.demo.videos import segment_videos
 from mtaclip.engine import Trainer, setup_cfg
 from mtaclip.visualization import Painter
+from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "configs" / "miniature" / "mtaclip_tiny.yaml"
 SMALL = [
     "SOLVER.IMS_PER_BATCH", "1",
+    *tiny.SIZES,
     "INPUT.CROP.SIZE", "(64,64)",
-    "INPUT.MIN_SIZE_TRAIN", "(64,)",
-    "INPUT.MAX_SIZE_TRAIN", "128",
-    "INPUT.MIN_SIZE_TEST", "64",
-    "INPUT.MAX_SIZE_TEST", "128",
-    "MODEL.MTACLIP.LOSS.NUM_POINTS", "64",
-    "MODEL.MTACLIP.DECODER.NUM_QUERIES", "8",
 ]  # fmt: skip
 LIMIT = 4 * 2**20  # bytes that a line through the second half of the measurements may rise over it
 OBJECTS = {"evaluation": 4}  # that a unit may leave in Python's garbage collector; the counts of every image are kept

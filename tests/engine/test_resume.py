@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests import tiny
+
 ROOT = Path(__file__).resolve().parents[2]
 ITERATIONS = 8
 SMALL = [
@@ -24,13 +26,7 @@ SMALL = [
     "SOLVER.MAX_ITER", str(ITERATIONS),
     "SOLVER.CHECKPOINT_PERIOD", "4",
     "SOLVER.WARMUP_ITERS", "2",
-    "INPUT.CROP.SIZE", "(64,128)",
-    "INPUT.MIN_SIZE_TRAIN", "(64,)",
-    "INPUT.MAX_SIZE_TRAIN", "128",
-    "INPUT.MIN_SIZE_TEST", "64",
-    "INPUT.MAX_SIZE_TEST", "128",
-    "MODEL.MTACLIP.LOSS.NUM_POINTS", "64",
-    "MODEL.MTACLIP.DECODER.NUM_QUERIES", "8",
+    *tiny.SIZES,
     "DATALOADER.NUM_WORKERS", "1",
     "DATASETS.TEST", "()",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What the tests of faults share: an undisturbed training, and small file systems."""
+"""What the tests of faults share: an undisturbed training, more images, and small file systems."""
 
 import subprocess
 from collections.abc import Callable, Iterator
@@ -28,6 +28,16 @@ def undisturbed(tmp_path_factory, miniature_root) -> Path:
     run = Run(folder / "said.txt", miniature_root, folder / "run")
     assert run.end() == 0, run.said()
     return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory, run_script) -> Path:
+    """A miniature with enough images for an evaluation to be met in the middle."""
+    root = tmp_path_factory.mktemp("drawn")
+    sizes = ["--train", "9", "--val", "150", "--test", "1", "--size", "64", "128"]
+    made = run_script("datasets/make_miniature.py", "--root", root, "--dataset", "cityscapes", *sizes)
+    assert made.returncode == 0, made.stderr
+    return root
 
 
 @pytest.fixture

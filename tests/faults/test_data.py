@@ -20,16 +20,6 @@ LABELS = Path("cityscapes/gtFine")
 MOMENTS = ["training", "evaluation"]
 
 
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory, run_script):
-    """A miniature with enough images for an evaluation to be met in the middle."""
-    root = tmp_path_factory.mktemp("drawn")
-    sizes = ["--train", "9", "--val", "150", "--test", "1", "--size", "64", "128"]
-    made = run_script("datasets/make_miniature.py", "--root", root, "--dataset", "cityscapes", *sizes)
-    assert made.returncode == 0, made.stderr
-    return root
-
-
 @pytest.fixture
 def data(drawn, tmp_path):
     """A copy that may be harmed."""

@@ -17,23 +17,13 @@ TIMEOUT = 45.0  # seconds, of --timeout
 HUNG_LIMIT = TIMEOUT + 150.0
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory, run_script):
-    """A miniature with enough images for an evaluation to be met in the middle."""
-    root = tmp_path_factory.mktemp("datasets")
-    sizes = ["--train", "9", "--val", "120", "--test", "1", "--size", "64", "128"]
-    made = run_script("datasets/make_miniature.py", "--root", root, "--dataset", "cityscapes", *sizes)
-    assert made.returncode == 0, made.stderr
-    return root
-
-
 @pytest.fixture
-def training(tmp_path, data):
+def training(tmp_path, drawn):
     """A function from the number of processes that are started one by one to a training, ended behind the test."""
     made = []
 
     def make(apart=0):
-        made.append(Training(tmp_path / "run", data, apart))
+        made.append(Training(tmp_path / "run", drawn, apart))
         return made[-1]
 
     yield make

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tests import tiny
+
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = {
     "SEED": "7",
@@ -16,13 +18,7 @@ OPTIONS = {
     "SOLVER.MAX_ITER": "100000",
     "SOLVER.CHECKPOINT_PERIOD": "2",
     "SOLVER.WARMUP_ITERS": "2",
-    "INPUT.CROP.SIZE": "(64,128)",
-    "INPUT.MIN_SIZE_TRAIN": "(64,)",
-    "INPUT.MAX_SIZE_TRAIN": "128",
-    "INPUT.MIN_SIZE_TEST": "64",
-    "INPUT.MAX_SIZE_TEST": "128",
-    "MODEL.MTACLIP.LOSS.NUM_POINTS": "64",
-    "MODEL.MTACLIP.DECODER.NUM_QUERIES": "8",
+    **dict(zip(tiny.SIZES[::2], tiny.SIZES[1::2], strict=True)),
     "DATALOADER.NUM_WORKERS": "1",
     "TEST.EVAL_PERIOD": "0",
 }

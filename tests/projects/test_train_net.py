@@ -10,17 +10,12 @@ import torch
 from safetensors.torch import save_file
 
 from projects.MTACLIP.train_net import main
+from tests import tiny
 
 TINY = "configs/miniature/mtaclip_tiny.yaml"
 SMALL = [
     "SOLVER.IMS_PER_BATCH", "2",
-    "INPUT.CROP.SIZE", "(64,128)",
-    "MODEL.MTACLIP.LOSS.NUM_POINTS", "64",
-    "MODEL.MTACLIP.DECODER.NUM_QUERIES", "8",
-    "INPUT.MIN_SIZE_TRAIN", "(64,)",
-    "INPUT.MAX_SIZE_TRAIN", "128",
-    "INPUT.MIN_SIZE_TEST", "64",
-    "INPUT.MAX_SIZE_TEST", "128",
+    *tiny.SIZES,
     "DATALOADER.NUM_WORKERS", "0",
     "SOLVER.WARMUP_ITERS", "2",
 ]  # fmt: skip
