@@ -1,5 +1,8 @@
 """Every configuration key this project adds to Detectron2's own, one line of comment each."""
 
+from functools import reduce
+from typing import Any
+
 from detectron2.config import CfgNode as CN
 
 
@@ -224,3 +227,8 @@ def _add_test(cfg: CN) -> None:
     cfg.TEST.SNAPSHOTS = 4
     # Also write all label maps, in the benchmark's format, to OUTPUT_DIR/predictions/<dataset>/, and go on from there.
     cfg.TEST.SAVE_PREDICTIONS = False
+
+
+def value_of(cfg: CN, key: str) -> Any:
+    """The value of a key by its full name, such as "SOLVER.MAX_ITER"."""
+    return reduce(getattr, key.split("."), cfg)

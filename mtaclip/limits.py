@@ -1,8 +1,8 @@
 """Upper limits of what decides how large a model is, or how much is done at a time: far above what anybody needs."""
 
-from functools import reduce
-
 from detectron2.config import CfgNode
+
+from mtaclip.config import value_of
 
 _WIDTH, _LAYERS, _HEADS, _BATCH, _EDGE = 65_536, 256, 1024, 65_536, 65_536
 _LIMITS = {
@@ -48,7 +48,7 @@ def check_limits(cfg: CfgNode) -> None:
         ValueError: the message names the key.
     """
     for key, most in _LIMITS.items():
-        value = reduce(lambda node, name: node[name], key.split("."), cfg)
+        value = value_of(cfg, key)
         for number in value if isinstance(value, list | tuple) else (value,):
             if isinstance(number, int | float) and number > most:
                 raise ValueError(f"{key} is {value}, the most that is allowed is {most}")

@@ -7,12 +7,12 @@ treated, if nobody says otherwise.
 import math
 import re
 from collections.abc import Mapping, Sequence
-from functools import reduce
 from typing import Any
 
 from detectron2.config import CfgNode
 from torch import Tensor
 
+from mtaclip.config import value_of
 from mtaclip.data.vocabulary import load_vocabulary
 
 _STAGES = ("res2", "res3", "res4", "res5")
@@ -80,7 +80,7 @@ def check_sizes(cfg: CfgNode, state: Mapping[str, Tensor]) -> None:
     except ValueError:  # whoever loads them says what is missing
         return
     for key, size in sizes.items():
-        asked = reduce(getattr, key.split("."), cfg)
+        asked = value_of(cfg, key)
         if asked != size:
             raise ValueError(f"{cfg.MODEL.WEIGHTS} does not fit the model: {key} is {asked}, but it has {size}.")
 

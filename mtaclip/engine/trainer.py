@@ -3,7 +3,7 @@
 import logging
 import weakref
 from collections import OrderedDict
-from functools import partial, reduce
+from functools import partial
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -16,6 +16,7 @@ from fvcore.common.history_buffer import HistoryBuffer
 from torch import nn
 
 from mtaclip.checkpoint import Checkpointer
+from mtaclip.config import value_of
 from mtaclip.data.build import build_test_loader, build_train_loader
 from mtaclip.data.datasets import classes_of, get_records
 from mtaclip.data.loader import TrainingLoader
@@ -222,7 +223,7 @@ class Trainer(DefaultTrainer):
         TrainerBase.load_state_dict(self, state_dict)
 
     def _settings(self) -> dict[str, object]:
-        return {key: reduce(getattr, key.split("."), self.cfg) for key in _CHANGEABLE}
+        return {key: value_of(self.cfg, key) for key in _CHANGEABLE}
 
     def build_hooks(self) -> list[hooks.HookBase]:
         """Timing, schedule, checkpoints, signals, evaluation, best checkpoint, writers and curves, in this order."""
