@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mtaclip.checkpoint.deduction import check_sizes
 from mtaclip.checkpoint.loading import check_complete, compare_classes, load_state, read_checkpoint
-from mtaclip.data.datasets import classes_of
+from mtaclip.data.datasets import tested_classes
 from mtaclip.data.image_files import read_image
 from mtaclip.data.mapper import inference_augmentations
 from mtaclip.evaluation.comparison import read_scores
@@ -86,8 +86,7 @@ class Predictor:
         check_complete(cfg)
         checkpoint = read_checkpoint(cfg.MODEL.WEIGHTS, allow_pickle=cfg.MODEL.WEIGHTS_ALLOW_PICKLE)
         self._build(cfg, checkpoint)
-        if not cfg.TEST.VOCABULARY:
-            compare_classes(checkpoint, classes_of(cfg.DATASETS.TEST), cfg.MODEL.WEIGHTS)
+        compare_classes(checkpoint, tested_classes(cfg), cfg.MODEL.WEIGHTS)
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, device: str | None = None, opts: Sequence[str] = ()) -> "Predictor":

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cityscapesscripts.helpers.labels import labels as CITYSCAPES_LABELS
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from mtaclip.data.labels import IGNORE_LABEL
@@ -86,6 +87,11 @@ def classes_of(datasets: Sequence[str]) -> tuple[str, ...]:
     """Names of the C classes of the first of some registered datasets that has any; () if none has."""
     found = (MetadataCatalog.get(name).get("stuff_classes") for name in datasets)
     return next((tuple(names) for names in found if names), ())
+
+
+def tested_classes(cfg: CfgNode) -> tuple[str, ...]:
+    """Names of the C classes of the test data; () where TEST.VOCABULARY names others than the trained ones."""
+    return () if cfg.TEST.VOCABULARY else classes_of(cfg.DATASETS.TEST)
 
 
 def load_cityscapes(split: str) -> list[Record]:

@@ -19,7 +19,7 @@ from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 
 from mtaclip.checkpoint import check_complete, load_weights
-from mtaclip.data.datasets import classes_of
+from mtaclip.data.datasets import tested_classes
 from mtaclip.engine import Trainer, setup_cfg
 from mtaclip.engine.evaluation import check_expected
 from mtaclip.engine.exchange import TIMEOUT
@@ -36,8 +36,12 @@ def evaluate(cfg) -> dict:
     check_complete(cfg)
     model = Trainer.build_model(cfg)
     if cfg.MODEL.WEIGHTS:
-        names = () if cfg.TEST.VOCABULARY else classes_of(cfg.DATASETS.TEST)
-        load_weights(model, cfg.MODEL.WEIGHTS, allow_pickle=cfg.MODEL.WEIGHTS_ALLOW_PICKLE, class_names=names)
+        load_weights(
+            model,
+            cfg.MODEL.WEIGHTS,
+            allow_pickle=cfg.MODEL.WEIGHTS_ALLOW_PICKLE,
+            class_names=tested_classes(cfg),
+        )
     else:
         logging.getLogger("mtaclip").warning("MODEL.WEIGHTS is empty: these are the scores of an untrained model.")
     speed_up(model, cfg)
