@@ -171,7 +171,7 @@ def write_file(file: Path, text: str) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         replace_file(file, text.encode())
     except OSError as error:
-        raise OSError(f"{not_written(file, error)}; make room, or name another folder.") from error
+        raise OSError(f"{not_written(file, error)}; remove the cause and run the same command again.") from error
 
 
 def _table(headers: Sequence[str], rows: Sequence[Sequence[str]], align: Sequence[str]) -> str:

@@ -156,8 +156,8 @@ class SemanticEvaluator(DatasetEvaluator):
         self._log_tables(scores, total)
         if problem is not None:
             if training_storage() is None:
-                raise OSError(f"{problem}; remove the cause and run the same command again.") from problem
-            logger.error("%s; training goes on.", problem)
+                raise problem
+            logger.error("%s Training goes on.", problem)
         return OrderedDict(sem_seg=scores)
 
     def _count(self, prediction: NDArray[np.uint8], truth: NDArray[np.uint8], label_file: str) -> Tables:

@@ -185,6 +185,7 @@ def test_scores_outlive_missing_photos_and_a_report_that_cannot_be_written(make_
     errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
     (error,) = errors
     assert error.startswith(f"{tmp_path / 'out' / 'report.html'}: not written: Is a directory (")
+    assert error.endswith("; remove the cause and run the same command again."), "one sentence"
     assert (tmp_path / "out" / "report.md").is_file()
     assert not list((tmp_path / "out").glob(".*"))  # no half-written file stays
 
