@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-_logger = logging.getLogger(__name__)
 PARTIAL = ".partial"  # ending of hidden files that a write leaves behind if it is killed
 _LONGEST_NAME = 255  # bytes
+_logger = logging.getLogger(__name__)
 
 
 def replace_file(file: Path, content: bytes | Callable[[BinaryIO], object], *, durable: bool = False) -> None:

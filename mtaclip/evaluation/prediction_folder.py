@@ -20,7 +20,7 @@ from PIL import Image
 
 from mtaclip.data.labels import IGNORE_LABEL, label_table, read_label_map
 from mtaclip.evaluation.fingerprint import digest_of_images
-from mtaclip.files import PARTIAL, not_written, replace_file
+from mtaclip.files import not_written, remove_partial_files, replace_file
 
 logger = logging.getLogger(__name__)
 
@@ -141,8 +141,7 @@ class PredictionFolder:
 
     def _prepare(self, manifest: dict[str, str]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        for left_over in self.folder.glob(f".*{PARTIAL}"):
-            left_over.unlink(missing_ok=True)
+        remove_partial_files(self.folder)
         present, file = self._present(), self.folder / _MANIFEST
         stored = _read_manifest(file)
         if stored != manifest:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from mtaclip.data.labels import read_label_map
 from mtaclip.evaluation.gallery import Example, draw_panels, make_example
 from mtaclip.evaluation.outputs import predicted_labels, training_storage
-from mtaclip.files import not_written, output_stems, replace_file
+from mtaclip.files import not_written, output_stems, remove_partial_files, replace_file
 from mtaclip.visualization import Palette
 from mtaclip.visualization.encode import encode_png
 
@@ -86,6 +86,7 @@ class SnapshotEvaluator(DatasetEvaluator):
         """
         parts = comm.gather(self._examples, dst=0)
         if comm.is_main_process():
+            remove_partial_files(self._output_dir)
             found = {name: example for part in parts for name, example in part.items()}
             for name in self._stems:
                 if name in found:

@@ -53,6 +53,13 @@ def test_images_are_evenly_spaced_and_always_the_same(records, tmp_path, count, 
         assert names(tmp_path / "out") == [f"photo{number}.png" for number in numbers]
 
 
+def test_what_a_killed_write_has_left_is_removed(records, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".photo0.png.0.partial").write_bytes(b"half")
+    evaluate(SnapshotEvaluator(DATASET, records, 1, tmp_path / "out"), records)
+    assert names(tmp_path / "out") == ["photo0.png"]
+
+
 def test_a_row_shows_photo_prediction_truth_and_errors(records, tmp_path):
     evaluate(SnapshotEvaluator(DATASET, records[:1], 1, tmp_path / "out"), records)
     row = np.array(Image.open(tmp_path / "out" / "photo0.png"))
