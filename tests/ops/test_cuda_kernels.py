@@ -367,7 +367,7 @@ def test_gradcheck_on_a_gpu():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_deterministic_gradients_on_a_gpu_have_the_same_bits(dtype):
     arguments = on_gpu(inputs(3, 4, 32, 4, 2000, 8, dtype=dtype))
-    grad = gradient_for(arguments)
+    grad = gradient_for(arguments).cuda()
 
     def gradients():
         forward, _, (*tensors, flat) = operators(arguments)
@@ -398,7 +398,7 @@ def test_operator_registration_on_a_gpu(entry):
 def test_a_cuda_graph_replays(deterministic):
     arguments = on_gpu(inputs(3, 4, 32, 2, None, 2, dtype=torch.float32))
     forward, backward, given = operators(arguments)
-    grad = gradient_for(arguments)
+    grad = gradient_for(arguments).cuda()
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

@@ -124,6 +124,37 @@ def test_every_instruction_set_equals_the_reference(kernels):
     assert result.returncode == 0 and "4 passed" in result.stdout, result.stdout
 
 
+def beside_edges(shapes, steps):
+    """Inputs with a point so many steps of float32 inside the right, lower, left and upper edge of every level."""
+    arguments = inputs(shapes=shapes, queries=4, channels=32, dtype=torch.float32)
+    _, _, reference, offsets, _ = arguments
+    reference.fill_(0.5)
+    for level, (height, width) in enumerate(shapes):  # powers of two, so that all of this is exact
+        for query, (axis, size, far) in enumerate([(0, width, 1), (1, height, 1), (0, width, 0), (1, height, 0)]):
+            step = steps * size * 2.0**-24
+            place = size - step if far else step - 1
+            offsets[:, query, :, level] = 0.25  # of the other points
+            offsets[:, query, :, level, 0, axis] = place - (size / 2 - 0.5)
+    return arguments
+
+
+@needs_library
+@pytest.mark.parametrize("steps", [1, 2, 3, 8])
+@pytest.mark.parametrize("shapes", [[(32, 64)], [(8, 4), (16, 2)]])
+def test_points_beside_an_edge(steps, shapes):
+    """Memory that nothing was written to holds NaN meanwhile, so that it shows if a kernel reads it."""
+    arguments = beside_edges(shapes, steps)
+    expected = gradients(ms_deform_attn_reference, [a.double() if torch.is_tensor(a) else a for a in arguments])
+    torch.use_deterministic_algorithms(True)
+    try:
+        actual = gradients(fused_operator, arguments)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for number, (ours, theirs) in enumerate(zip(actual, expected, strict=True)):
+        error = (ours - theirs).norm() / theirs.norm()
+        assert error < 1e-5, f"tensor {number}"
+
+
 FAR = [-1e30, 1e30, float("inf"), float("-inf"), float("nan"), -9.0, 50.0]
 
 

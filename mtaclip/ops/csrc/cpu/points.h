@@ -104,6 +104,14 @@ inline void softmax(const Points<T>& t, const T* logits) {
   for (int64_t k = 0; k < t.padded; k += N) store<T, N>(t.weight + k, load<T, N>(t.weight + k) * scale);
 }
 
+// The next whole number below or equal. Exact: a point next to a level's edge must not move over it, for behind the zeros
+// around a level are other rows, or none.
+template <class T, int N>
+inline Vector<Index<T>, N> round_down(Vector<T, N> x) {
+  const auto truncated = __builtin_convertvector(x, Vector<Index<T>, N>);
+  return truncated + (__builtin_convertvector(truncated, Vector<T, N>) > x);  // a comparison that holds is -1
+}
+
 // Positions in pixels of points k .. k + N - 1 (0 is the centre of the level's first pixel) to rows and shares. What is
 // not in reach of its level (NaN too) goes to the zeros above it.
 template <class T, int N>
@@ -112,12 +120,12 @@ inline void locate(const Points<T>& t, int64_t k, Vector<T, N> x, Vector<T, N> y
   using I = Vector<Index<T>, N>;
   const V zero = {}, edge = zero - T(1), above = zero - T(2);
   const auto reached = (x > edge) & (x < load<T, N>(t.width + k)) & (y > edge) & (y < load<T, N>(t.height + k));
-  x = (reached ? x : zero) + T(2);  // >= 0, so that truncation rounds down
-  y = (reached ? y : above) + T(2);
-  const I column = __builtin_convertvector(x, I), line = __builtin_convertvector(y, I);
+  x = reached ? x : zero;
+  y = reached ? y : above;
+  const I column = round_down<T, N>(x), line = round_down<T, N>(y);
   const V fx = x - __builtin_convertvector(column, V), fy = y - __builtin_convertvector(line, V);
   const I stride = load<Index<T>, N>(t.line + k);
-  const I upper = load<Index<T>, N>(t.origin + k) + (line - 2) * stride + (column - 2);
+  const I upper = load<Index<T>, N>(t.origin + k) + line * stride + column;
   store<Index<T>, N>(t.upper + k, upper);
   store<Index<T>, N>(t.lower + k, upper + stride);
   const V weight = load<T, N>(t.weight + k);
