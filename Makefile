@@ -70,7 +70,7 @@ test-matrix: env ## run the fast tests with other versions of Python and the lib
 
 gpu-check: env ## check, test and time the compiled operator on a GPU
 	$(RUN_ON_GPU) -m mtaclip.ops.check --device cuda
-	$(RUN_ON_GPU) -m pytest -q tests/ops
+	$(RUN_ON_GPU) -m pytest -q $(PARALLEL) tests/ops
 	$(RUN_ON_GPU) benchmarks/ops.py --device cuda --output benchmarks/results/ops_cuda.json
 	@if command -v "$(NVCC)" >/dev/null; then set -ex; mkdir -p build; \
 	    "$(NVCC)" -O3 -std=c++17 -arch=native -o build/gpu_rates benchmarks/gpu_rates.cu; \

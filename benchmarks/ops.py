@@ -7,9 +7,14 @@ Every figure is the median of runs that alternate with the baseline's, and every
 on a machine that others use too the ratios hold better than the milliseconds. "classic" starts from finished locations
 and weights, "fused" from what the projections give, offsets and logits, with softmax and location arithmetic on both
 sides. Peak memory is what one call needs beyond its arguments, in a process that does not measure time.
+
+On a GPU a run is the replay of a CUDA graph (plain PyTorch's, which copies sizes from the host, is a call), and nothing
+of it is in the GPU's cache before. Deformable DETR's CUDA kernel takes part where MultiScaleDeformableAttention, the
+module that Mask2Former's make.sh builds, is installed.
 """
 
 import argparse
+import functools
 import importlib.util
 import json
 import logging
@@ -29,7 +34,6 @@ from torch import Tensor
 
 from mtaclip.ops import ms_deform_attn, ms_deform_attn_classic
 from mtaclip.ops.pytorch import ms_deform_attn_classic_pytorch, ms_deform_attn_pytorch
-from mtaclip.ops.reference import locations_and_weights
 
 HEADS, CHANNELS, POINTS = 8, 32, 4
 SHAPES = {
@@ -39,7 +43,8 @@ SHAPES = {
 }
 # Offsets as after initialisation, 1 .. P pixels along the head's direction, plus noise of this many pixels.
 NOISE = 1.5
-BASELINE = "grid_sample"
+BASELINE, PLAIN = "grid_sample", "ours, plain PyTorch"
+IMAGES_PER_LAUNCH = 128  # of Deformable DETR's kernel, as Mask2Former sets it
 
 
 def fused_arguments(tokens: int, batch: int, dtype: torch.dtype, device: str) -> list[Any]:
@@ -61,10 +66,26 @@ def fused_arguments(tokens: int, batch: int, dtype: torch.dtype, device: str) ->
 
 def arguments_of(entry: str, tokens: int, batch: int, dtype: torch.dtype, device: str) -> list[Any]:
     fused = fused_arguments(tokens, batch, dtype, device)
-    return fused if entry == "fused" else [*fused[:2], *locations_and_weights(fused[0], *fused[1:])]
+    return fused if entry == "fused" else [*fused[:2], *finished(*fused)]
 
 
 # --- implementations -------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def on_device(shapes: tuple[tuple[int, int], ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Sizes of the levels and where each begins, as (height, width) and rows, on the device once and for all."""
+    sizes = torch.tensor(shapes, device=device)
+    return sizes, torch.cat([sizes.new_zeros(1), sizes.prod(1).cumsum(0)[:-1]])
+
+
+def finished(
+    value: Tensor, shapes: list[tuple[int, int]], reference_points: Tensor, offsets: Tensor, logits: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Locations and weights from what the projections give, as the Mask2Former family computes them."""
+    sizes, _ = on_device(tuple(shapes), value.device)
+    locations = reference_points[:, None, None, None] + offsets / sizes.flip(-1)[:, None]
+    return locations, logits.softmax(-1).view(offsets.shape[:-1])
 
 
 def stacked_grid_sample(value: Tensor, shapes: list[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
@@ -83,11 +104,11 @@ def stacked_grid_sample(value: Tensor, shapes: list[tuple[int, int]], locations:
 
 
 def stacked_fused(value: Tensor, shapes: list[tuple[int, int]], *tensors: Tensor) -> Tensor:
-    return stacked_grid_sample(value, shapes, *locations_and_weights(value, shapes, *tensors))
+    return stacked_grid_sample(value, shapes, *finished(value, shapes, *tensors))
 
 
 def unfused(value: Tensor, shapes: list[tuple[int, int]], *tensors: Tensor) -> Tensor:
-    return ms_deform_attn_classic(value, shapes, *locations_and_weights(value, shapes, *tensors))
+    return ms_deform_attn_classic(value, shapes, *finished(value, shapes, *tensors))
 
 
 def hugging_face(value: Tensor, shapes: list[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
@@ -96,34 +117,51 @@ def hugging_face(value: Tensor, shapes: list[tuple[int, int]], locations: Tensor
     return multi_scale_deformable_attention(value.float(), shapes, locations, weights).to(value.dtype)
 
 
-def mmcv(value: Tensor, shapes: list[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
-    from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction
+class _DeformableDetr(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *arguments: Tensor) -> Tensor:
+        from MultiScaleDeformableAttention import ms_deform_attn_forward
 
-    sizes = torch.tensor(shapes, device=value.device)
-    starts = torch.cat([sizes.new_zeros(1), sizes.prod(1).cumsum(0)[:-1]])
-    result = MultiScaleDeformableAttnFunction.apply(value.float(), sizes, starts, locations, weights, 64)
-    return result.to(value.dtype)
+        ctx.save_for_backward(*arguments)
+        return ms_deform_attn_forward(*arguments, IMAGES_PER_LAUNCH)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        from MultiScaleDeformableAttention import ms_deform_attn_backward
+
+        value, locations, weights = ms_deform_attn_backward(*ctx.saved_tensors, grad.contiguous(), IMAGES_PER_LAUNCH)
+        return value, None, None, locations, weights
+
+
+def deformable_detr(value: Tensor, shapes: list[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
+    """The CUDA kernel of Deformable DETR as Mask2Former builds and calls it, in float32."""
+    sizes = on_device(tuple(shapes), value.device)
+    return _DeformableDetr.apply(value.float(), *sizes, locations, weights).to(value.dtype)
+
+
+def deformable_detr_fused(value: Tensor, shapes: list[tuple[int, int]], *tensors: Tensor) -> Tensor:
+    return deformable_detr(value, shapes, *finished(value, shapes, *tensors))
 
 
 def implementations(entry: str, device: str) -> dict[str, Callable[..., Tensor]]:
     """By name; the baseline first. Those of other packages are there if the packages are."""
+    original = device == "cuda" and importlib.util.find_spec("MultiScaleDeformableAttention")
     if entry == "fused":
-        return {
+        result = {
             BASELINE: stacked_fused,
             "ours": ms_deform_attn,
             "ours, unfused": unfused,
-            "ours, plain PyTorch": ms_deform_attn_pytorch,
+            PLAIN: ms_deform_attn_pytorch,
         }
+        return {**result, "Deformable DETR": deformable_detr_fused} if original else result
     result = {
         BASELINE: stacked_grid_sample,
         "ours": ms_deform_attn_classic,
-        "ours, plain PyTorch": ms_deform_attn_classic_pytorch,
+        PLAIN: ms_deform_attn_classic_pytorch,
     }
     if importlib.util.find_spec("transformers"):
         result["transformers"] = hugging_face
-    if device == "cuda" and importlib.util.find_spec("mmcv"):
-        result["mmcv"] = mmcv
-    return result
+    return {**result, "Deformable DETR": deformable_detr} if original else result
 
 
 # --- measuring -------------------------------------------------------------------------------------------------------
@@ -147,6 +185,20 @@ def forward_backward(function: Callable[..., Tensor], arguments: list[Any]) -> C
 
 
 RUNS = {"forward": forward, "forward_backward": forward_backward}
+
+
+def captured(run: Callable[[], None]) -> Callable[[], None]:
+    """The same as a CUDA graph, so that the time is the GPU's and not that of the calls in Python."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay
 
 
 def seconds(run: Callable[[], None], device: str, flush: Tensor | None) -> float:
@@ -232,6 +284,8 @@ def main() -> int:
         arguments = arguments_of(case["entry"], *place)
         functions = implementations(case["entry"], args.device)
         runs = {name: RUNS[case["run"]](function, arguments) for name, function in functions.items()}
+        if args.device == "cuda":
+            runs = {name: run if name == PLAIN else captured(run) for name, run in runs.items()}
         measured = compare(runs, args.device, args.pairs)
         if measurer is not None:
             for name, peak in measurer.submit(peaks_mb, case["entry"], case["run"], *place).result().items():
