@@ -88,6 +88,19 @@ def test_a_training_repeats(trained, train, row, options, what):
     row("determinism", what, "two runs", "same bits")
 
 
+def test_a_long_training_repeats(run_script, miniature_root, tmp_path, row):
+    """The demo's: what is rare, such as a point that all but touches an edge, is not met in a few iterations."""
+    weights = []
+    for name in ("first", "second"):
+        options = ["DATASETS.TEST", "()", "OUTPUT_DIR", tmp_path / name]
+        done = run_script("train_net.py", "--config-file", TINY, "--num-gpus", 0, *options, root=miniature_root)
+        assert done.returncode == 0, done.stdout + done.stderr
+        weights.append(torch.load(tmp_path / name / "model_final.pth", weights_only=True)["model"])
+    first, second = weights
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+    row("determinism", "The demo's training, 1000 iterations", "two runs", "same bits")
+
+
 def test_data_workers_change_nothing(trained, train, row):
     assert_same_training(trained(), train("DATALOADER.NUM_WORKERS", "3"))
     row("determinism", "Training", "one data worker, three", "same bits")
