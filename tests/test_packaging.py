@@ -33,8 +33,8 @@ PACKAGE_DATA: list[str] = PYPROJECT["tool"]["setuptools"]["package-data"]["mtacl
 DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python-headless", "open_clip": "open_clip_torch", "yaml": "pyyaml"}
 # Documented, not listed: the reader installs it by hand (INSTALL.md).
 BY_HAND = {"detectron2"}
-# Imported where they are there: triton comes with PyTorch's builds for GPUs, a benchmark with Deformable DETR's operator.
-OPTIONAL = {"triton", "MultiScaleDeformableAttention"}
+# Imported where they are there: triton comes with PyTorch's builds for GPUs, a benchmark looks for Deformable DETR's.
+OPTIONAL = {"triton", "multiscaledeformableattention"}
 
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
