@@ -112,16 +112,16 @@ def test_odd_sizes(function, shapes, queries):
 @needs_library
 @pytest.mark.parametrize("kernels", compiled.INSTRUCTION_SETS)
 def test_every_instruction_set_equals_the_reference(kernels):
-    """The sweeps above, in a process of its own unless they have used it already."""
+    """The sweeps above and the edges below, in a process of its own unless they have used it already."""
     if kernels == compiled.instruction_set(library.CPU):
         return
     variables = {**os.environ, "MTACLIP_CPU": kernels, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
-    command += ["-k", "values_and_all_gradients and compiled"]
+    command += ["-k", "(values_and_all_gradients and compiled) or points_beside_an_edge"]
     result = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
     if "which this processor does not have" in result.stdout + result.stderr:
         pytest.skip(f"this processor has no {kernels}")
-    assert result.returncode == 0 and "4 passed" in result.stdout, result.stdout
+    assert result.returncode == 0 and "12 passed" in result.stdout, result.stdout
 
 
 def beside_edges(shapes, steps):

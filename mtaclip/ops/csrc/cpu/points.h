@@ -104,8 +104,8 @@ inline void softmax(const Points<T>& t, const T* logits) {
   for (int64_t k = 0; k < t.padded; k += N) store<T, N>(t.weight + k, load<T, N>(t.weight + k) * scale);
 }
 
-// The next whole number below or equal. Exact: a point next to a level's edge must not move over it, for behind the zeros
-// around a level are other rows, or none.
+// The next whole number below or equal. It is exact, since a point next to a level's edge must not move over it: behind
+// the zeros around a level are other rows, or none.
 template <class T, int N>
 inline Vector<Index<T>, N> round_down(Vector<T, N> x) {
   const auto truncated = __builtin_convertvector(x, Vector<Index<T>, N>);
