@@ -89,6 +89,6 @@ def test_two_runs_in_one_folder(undisturbed, start, tmp_path, row, processes):
     row(
         "faults",
         "Two runs in one folder",
-        f"two trainings at once; into a running one another, `--resume` and `--eval-only` ({processes} process(es))",
+        f"two trainings at once; into a running one another, `--resume` and `--eval-only`; processes: {processes}",
         "the later one refused with a sentence, exit 1; the first one ended well",
     )

@@ -24,7 +24,7 @@ EVALUATION = ("scores_*.json", "report.html", "curves.png", "predictions/*/*.png
 def test_killed_at_any_moment(undisturbed, start, tmp_path, row):
     """What is there after every kill can be read, and what a run ends with is what it would have been."""
     chance = random.Random(SEED)
-    moments = [kind for kind in ("checkpoint", "evaluation", "any time") for _ in range(KILLS // 3)]
+    moments = [kind for kind in ("in a checkpoint", "in an evaluation", "at any time") for _ in range(KILLS // 3)]
     chance.shuffle(moments)
     hits = dict.fromkeys(moments, 0)
     torn = most_partial = complete = files = lost = 0
@@ -32,10 +32,10 @@ def test_killed_at_any_moment(undisturbed, start, tmp_path, row):
     while moments:
         run = start(output, before=("--resume",))
         kind = moments.pop()
-        if kind == "checkpoint":
+        if kind == "in a checkpoint":
             running = run.wait_until(lambda output=output: writes_checkpoint(output))
             time.sleep(chance.choice((0.0, 0.005, 0.02)))
-        elif kind == "evaluation":
+        elif kind == "in an evaluation":
             running = run.wait_until(written_from_now(output, *EVALUATION))
             time.sleep(chance.choice((0.0, 0.01, 0.03)))
         else:
@@ -59,15 +59,15 @@ def test_killed_at_any_moment(undisturbed, start, tmp_path, row):
     assert run.end() == 0, run.said()
     lost += assert_whole(output, undisturbed)
     assert most_partial <= 3, "one for each folder"
-    where = ", ".join(f"{count} {'at' if kind == 'any time' else 'in a'} {kind}" for kind, count in hits.items())
+    where = ", ".join(f"{count} {kind}" for kind, count in hits.items())
     print(f"seed {SEED}: {where}")
     row(
         "faults",
         "SIGKILL of a training",
         f"{sum(hits.values())} kills ({where}), each followed by `--resume`; {torn} hit a write",
         f"{complete + 1} runs completed with the undisturbed run's weights to the bit and its scores; all "
-        f"{files} files that the kills left could be read; {lost} lines of losses in metrics.json were not written, of "
-        "which a kill fell between the checkpoint and the line",
+        f"{files} files that the kills left could be read; {lost} lines of losses in metrics.json were not written: "
+        "a kill fell between the checkpoint and the line",
     )
 
 

@@ -51,7 +51,7 @@ def test_ctrl_c_in_a_training(undisturbed, start, tmp_path, row, processes):
     row(
         "faults",
         "Ctrl-C in a training",
-        f"in steps, in a checkpoint, in an evaluation ({processes} process(es))",
+        f"in steps, in a checkpoint, in an evaluation; processes: {processes}",
         "one sentence, exit 130, all processes ended; `--resume` went on"
         + (" to the undisturbed run's weights" if processes == "1" else ""),
     )
@@ -105,6 +105,6 @@ def test_a_signal_in_an_evaluation(undisturbed, start, tmp_path, row, number, pr
     row(
         "faults",
         f"{name} in an evaluation",
-        f"`--eval-only` ({processes} process(es))",
+        f"`--eval-only`; processes: {processes}",
         f"{outcome}; the same command went on with the label maps that were there",
     )
