@@ -14,8 +14,9 @@ from mtaclip.problems import first_line
 # What libraries raise for a text that is no config, or one with other keys or types of values.
 REFUSALS = (yaml.YAMLError, AttributeError, KeyError, AssertionError, TypeError, ValueError, RecursionError)
 
-# Values that occur again in a YAML file; with more, few lines could ask for any amount of memory.
-_MOST_ALIASES = 20
+# Values that occur again in a YAML text, and lists or sections within each other; with more, few lines could ask for
+# any amount of memory, or of time.
+_MOST_ALIASES, _DEEPEST = 20, 50
 
 
 class _ModestFile(CfgNode):
@@ -26,11 +27,21 @@ class _ModestFile(CfgNode):
         if not Path(filename).is_file():  # Detectron2 would download it, if it is an address
             raise FileNotFoundError(f"There is no config file {filename!r}: a _BASE_ is a file of this machine.")
         file = super()._open_cfg(filename)
-        aliases = sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(file, Loader=yaml.SafeLoader))
-        if aliases > _MOST_ALIASES:
-            raise ValueError(f"it has {aliases} YAML aliases, {_MOST_ALIASES} are allowed: write the values out")
+        _check_modesty(file, _MOST_ALIASES)
         file.seek(0)
         return file
+
+
+def _check_modesty(text: str | TextIO, most_aliases: int) -> None:
+    """Refuse a YAML text that would become much larger, or take long to read."""
+    aliases = depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        aliases += isinstance(event, yaml.AliasEvent)
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise ValueError(f"lists or sections are within each other more than {_DEEPEST} times")
+    if aliases > most_aliases:
+        raise ValueError(f"it has {aliases} YAML aliases, {most_aliases} are allowed: write the values out")
 
 
 def default_config() -> CfgNode:
@@ -59,18 +70,20 @@ def merge_file(cfg: CfgNode, file: str | Path) -> None:
         raise refusal(file, error) from error
 
 
-def merge_text(cfg: CfgNode, text: str, source: str) -> None:
+def merge_text(cfg: CfgNode, text: str, source: str, *, most_aliases: int = _MOST_ALIASES) -> None:
     """Override keys by those of a YAML text, which runs no code.
 
     Args:
         cfg: changed in place.
         text: of a whole config or a part of one.
         source: where it comes from, for the message.
+        most_aliases: values that may occur again.
 
     Raises:
         ValueError: it is no such text, or has an unknown key or a value of the wrong type.
     """
     try:
+        _check_modesty(text, most_aliases)
         cfg.merge_from_other_cfg(CfgNode.load_cfg(text))
         _check_values(cfg)
     except REFUSALS as error:

@@ -26,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mtaclip.checkpoint.pickles import check_pickles
-from mtaclip.problems import first_line
+from mtaclip.problems import first_line, printable
 
 _logger = logging.getLogger("mtaclip.checkpoint")
 _ZIP = b"PK\x03\x04"
@@ -128,7 +128,7 @@ def state_of(content: Mapping[str, Any], path: str | Path) -> dict[str, Tensor]:
     state = {key: _as_tensor(value) for key, value in next(nested, content).items()}
     other = [key for key, value in state.items() if not isinstance(value, Tensor)]
     if other or not state:
-        what = f"{str(other[0])!r} is a {type(state[other[0]]).__name__}" if other else "it is empty"
+        what = f"{str(other[0])!r} is a {printable(type(state[other[0]]).__name__)}" if other else "it is empty"
         raise ValueError(f"{path}: holds no state dict of tensors by name: {what}.")
     prefix = "module." if all(str(key).startswith("module.") for key in state) else ""
     return {str(key).removeprefix(prefix): value for key, value in state.items()}

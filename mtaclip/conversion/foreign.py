@@ -10,7 +10,7 @@ from mtaclip.checkpoint.renaming import Conversion
 from mtaclip.conversion.hugging_face import convert_hugging_face
 from mtaclip.conversion.mask2former import convert_mask2former
 from mtaclip.conversion.mmseg import convert_mmseg
-from mtaclip.problems import printable
+from mtaclip.problems import first_line, printable
 
 
 def read_foreign(path: str | Path, kind: str) -> Conversion:
@@ -31,7 +31,7 @@ def read_foreign(path: str | Path, kind: str) -> Conversion:
     except ValueError as error:
         raise ValueError(f"{path}: {printable(str(error)).rstrip('.')}.") from error
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
-        raise ValueError(f"{path}: not as {kind} writes it ({type(error).__name__}: {error}).") from error
+        raise ValueError(f"{path}: not as {kind} writes it ({type(error).__name__}: {first_line(error)}).") from error
 
 
 def _read_file(path: Path) -> tuple[Any, ...]:

@@ -5,6 +5,7 @@ import json
 import pickle
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -371,6 +372,14 @@ def test_signs_that_a_terminal_obeys_are_escaped(tmp_path, read):
     torch.save({"state_dict": {"decode_head.query\x1b[2J\0": torch.zeros(1)}}, tmp_path / "names.pth")
     with pytest.raises(ValueError, match=r"names\.pth: no rule .*: decode_head\.query\\x1b\[2J\\x00\.$"):
         read(tmp_path / "names.pth")
+
+
+def test_also_in_the_name_of_a_class(tmp_path, monkeypatch):
+    odd = type("Odd\x1b[2J", (), {"__module__": __name__})
+    monkeypatch.setattr(sys.modules[__name__], odd.__name__, odd, raising=False)
+    torch.save({"model": {"a": odd()}}, tmp_path / "names.pth")
+    with pytest.raises(ValueError, match=r"'a' is a Odd\\x1b\[2J\.$"):
+        read_foreign(tmp_path / "names.pth", "mtaclip-mmseg")
 
 
 def test_also_where_a_name_does_not_fit(tmp_path):

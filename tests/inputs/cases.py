@@ -7,10 +7,15 @@ from pathlib import Path
 _REFUSALS = (ValueError, OSError, SystemExit)
 # Of Linux; elsewhere memory is not measured.
 _RESET_PEAK, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+_MOST_SECONDS = 10.0  # of computing, for one input
 
 
 class Cases:
-    """A context manager that is entered once per input; an error of a refusal passes through it."""
+    """A context manager that is entered once per input; an error of a refusal passes through it.
+
+    Raises:
+        AssertionError: at the exit, if an input took too long.
+    """
 
     def __init__(self) -> None:
         self.read = self.refused = 0
@@ -21,10 +26,12 @@ class Cases:
         self._start = time.process_time()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._slowest = max(self._slowest, time.process_time() - self._start)
+        seconds = time.process_time() - self._start
+        self._slowest = max(self._slowest, seconds)
         self._largest = max(self._largest, _peak_mb() - self._memory)
         self.read += kind is None
         self.refused += kind is not None and issubclass(kind, _REFUSALS)
+        assert seconds < _MOST_SECONDS, f"one input took {seconds:.0f} s of computing"
 
     def cells(self) -> tuple[str, str]:
         """The number of cases, and what became of them."""

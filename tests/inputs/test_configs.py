@@ -106,6 +106,8 @@ TEXTS = st.one_of(
 @example(content=b"SEED: !!python/object/apply:os.getcwd []\n", opts=[])
 @example(content=b"SEED: " + b"9" * 5000, opts=[])
 @example(content=b"SEED: " + b"[" * 3000, opts=[])
+@example(content=b"[" * 100_000, opts=[])
+@example(content=b"- " * 100_000, opts=[])
 @example(content=b"DATASETS: {TRAIN: null}\n", opts=[])
 @example(content=b"VERSION: 1\n", opts=[])
 @example(content=b"", opts=["MODEL", "{}"])
