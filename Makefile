@@ -46,7 +46,8 @@ test-oracles: env ## compare with the stored results of independent implementati
 	$(RUN) -m pytest -q tests/oracles
 
 test-all: lint ## lint and all tests, with many more random inputs, and the audit if the internet is there
-	MTACLIP_EXAMPLES=1000 $(RUN) -m pytest -q
+	MTACLIP_EXAMPLES=1000 $(RUN) -m pytest -q -m "not slow" $(PARALLEL)
+	$(RUN) -m pytest -q -m slow
 	@$(RUN) requirements/audit.py --allow-offline
 
 test-inputs: env ## many bad inputs, at random and by fuzzing; writes their table into docs/reliability.md

@@ -199,19 +199,24 @@ def measure(name: str, every: int, folder: Path, **variables: str) -> NDArray[np
 
 
 def growth(found: NDArray[np.float64]) -> dict[str, float]:
-    """Growth per unit in the second half by name: slopes of lines; of threads, files and processes the difference."""
+    """Growth per unit in the second half by name: slopes of lines.
+
+    Of threads, files and processes the least of the last quarter less that of the third: a data worker may just be
+    handing a file over.
+    """
     half = found[len(found) // 2 :]
+    third, last = np.array_split(half, 2)
     units = half[-1, 0] - half[0, 0]
     slopes = {name: np.polyfit(half[:, 0], half[:, place], 1)[0] for place, name in enumerate(NAMES[:3], start=1)}
-    counts = {name: half[:, place].max() - half[0, place] for place, name in enumerate(NAMES[3:], start=4)}
+    counts = {name: last[:, place].min() - third[:, place].min() for place, name in enumerate(NAMES[3:], start=4)}
     return {**slopes, **counts, "units": units}
 
 
 def test_a_leak_is_seen(tmp_path):
-    """8 kB and, besides its list, no object that the garbage collector knows; two files in the second half."""
+    """8 kB and, besides its list, no object that the garbage collector knows; a file more in the last quarter."""
     grown = growth(measure("leak", 20, tmp_path))
     assert grown["memory"] == pytest.approx(8192, rel=0.1) and grown["memory"] * grown["units"] > LIMIT
-    assert grown["files"] == 2 and grown["threads"] == grown["processes"] == 0
+    assert grown["files"] == 1 and grown["threads"] == grown["processes"] == 0
 
 
 def test_a_training_keeps_the_last_values_of_a_loss(miniature, tmp_path):
