@@ -159,7 +159,8 @@ def arguments(program: list, checkpoint: Path, place: Path, root: Path) -> list[
         return [*SMALL, "MODEL.WEIGHTS", checkpoint, "OUTPUT_DIR", place]
     if "demo.py" in program:
         images = root / "cityscapes" / "leftImg8bit" / "val"
-        return ["--input", images, "--output", place, "--opts", "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", checkpoint]
+        options = [*SMALL, "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", checkpoint]
+        return ["--input", images, "--output", place, "--opts", *options]
     size = ["--height", 64, "--width", 96] if "--format" in program else []
     return ["--checkpoint", checkpoint, "--output", place.with_suffix(ending(program)), *size]
 
