@@ -39,7 +39,7 @@ def _check_modesty(text: str | TextIO, most_aliases: int) -> None:
         aliases += isinstance(event, yaml.AliasEvent)
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _DEEPEST:
-            raise ValueError(f"lists or sections are within each other more than {_DEEPEST} times")
+            raise ValueError(f"its values are nested too deeply: {_DEEPEST} levels are allowed")
     if aliases > most_aliases:
         raise ValueError(f"it has {aliases} YAML aliases, {most_aliases} are allowed: write the values out")
 

@@ -254,7 +254,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         r"config\.yaml: .*not plain YAML .*python/object/apply",
     ),
     "aliases": (partial(write, "config.yaml", ALIASES), r"config\.yaml: .*it has 16 YAML aliases, 0 are"),
-    "deep config": (partial(write, "config.yaml", "[" * 1200), r"config\.yaml: not .*within each other"),
+    "deep config": (partial(write, "config.yaml", "[" * 1200), r"config\.yaml: not .*nested too deeply"),
     "base": (partial(write, "config.yaml", "_BASE_: /etc/passwd\n"), r"config\.yaml: not the config"),
     "unknown key": (partial(edit, "config.yaml", "NUM_CLASSES:", "NUMBER:"), r"config\.yaml: .*NUMBER"),
     "wrong type": (
