@@ -1,7 +1,6 @@
 """Training curves from the `metrics.json` that a run writes."""
 
 import json
-import math
 from collections import defaultdict
 from pathlib import Path
 
@@ -39,10 +38,11 @@ def read_metrics(path: str | Path) -> dict[str, tuple[list[int], list[float]]]:
             raise ValueError(f"{path}, line {number} is not what a run writes: numbers by their names.")
         if "iteration" not in record:
             raise ValueError(f"{path}, line {number} has no iteration.")
-        if not math.isfinite(record["iteration"]):
+        if not 0 <= record["iteration"] < 2**53:  # whole numbers up to there are exact; NaN is none
             raise ValueError(f"{path}, line {number}: {record['iteration']} is no iteration.")
         iteration = int(record.pop("iteration"))
-        records = {i: r for i, r in records.items() if i < iteration}
+        while records and next(reversed(records)) >= iteration:
+            records.popitem()
         records[iteration] = record
     curves: dict[str, tuple[list[int], list[float]]] = defaultdict(lambda: ([], []))
     for iteration, record in records.items():

@@ -46,6 +46,9 @@ def test_the_metrics_alone_become_a_picture(tmp_path, capsys):
         ("[1]\n", "line 1 is not what a run writes"),
         ('{"loss_ce": "low", "iteration": 1}\n', "line 1 is not what a run writes"),
         ('{"loss_ce": 1.0}\n', "line 1 has no iteration"),
+        ('{"loss_ce": 1.0, "iteration": 1e308}\n', r"line 1: 1e\+308 is no iteration"),
+        ('{"loss_ce": 1.0, "iteration": -1}\n', r"line 1: -1\.0 is no iteration"),
+        ('{"loss_ce": 1.0, "iteration": NaN}\n', "line 1: nan is no iteration"),
     ],
 )
 def test_damaged_files_are_named(tmp_path, content, words):
