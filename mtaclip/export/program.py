@@ -22,6 +22,7 @@ BATCHES = (1, 64)
 """Fewest and most images that a program takes at a time."""
 EDGES = (64, 4096)
 """Shortest and longest edge of the images of a program, in pixels."""
+_OPEN_SINCE = "2.13"  # of PyTorch; before, traces of average pools hold for even edges only
 _TRACED = (2, 3, 128, 192)  # all different, and none of them 1, which a trace would take for a constant
 
 
@@ -34,7 +35,8 @@ def export_program(predictor: Predictor, size: Size | None = None) -> ExportedPr
     Args:
         predictor: of whole images; it computes in float32 whatever SOLVER.AMP says.
         size: height and width of all images; None leaves both open, within `EDGES` and in multiples of `edge_step`,
-            which a Swin Transformer does not support: to trace its windows for open sizes does not end.
+            which PyTorch before 2.13 cannot trace, and a Swin Transformer does not support: to trace its windows for
+            open sizes does not end.
 
     Returns:
         A program on the predictor's device from images (B, 3, H, W) uint8 RGB to labels (B, H, W) uint8 and scores
@@ -42,11 +44,16 @@ def export_program(predictor: Predictor, size: Size | None = None) -> ExportedPr
 
     Raises:
         ValueError: the predictor does not see an image once and as a whole, or the size is none of these, or it is open
-            and must not be.
+            and cannot be.
     """
     model = exportable(predictor)
     if size is None and isinstance(model.backbone, SwinBackbone):
         raise ValueError("a Swin Transformer is exported for images of one size: name it (--height and --width).")
+    if size is None and torch.__version__ < _OPEN_SINCE:
+        raise ValueError(
+            f"PyTorch {torch.__version__} exports for images of one size, which to name (--height and --width); from "
+            f"{_OPEN_SINCE} on it does for all sizes."
+        )
     step = edge_step(predictor)
     if size is not None and not all(EDGES[0] <= edge <= EDGES[1] and edge % step == 0 for edge in size):
         unit = f"a multiple of {step} from " if step > 1 else ""

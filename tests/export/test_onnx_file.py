@@ -143,6 +143,7 @@ def test_a_missing_library_is_named(predictor, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("open_sizes")
 @pytest.mark.parametrize(
     ("method", "tower", "odd"), [("mtaclip", "resnet", (99, 131)), ("mask2former", "vit", (80, 144))]
 )
@@ -161,7 +162,7 @@ def test_one_file_takes_batches_and_sizes(make_predictor, method, tower, odd, tm
 
 
 @pytest.fixture(scope="module")
-def open_file(predictor, tmp_path_factory) -> Path:
+def open_file(predictor, open_sizes, tmp_path_factory) -> Path:
     """A file for images of all sizes."""
     file = tmp_path_factory.mktemp("open") / "model.onnx"
     save_onnx(export_program(predictor), predictor, file)

@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from torch.torch_version import TorchVersion
 
 from mtaclip.export import Agreement, compare, export_program, load_program, plain_program, save_program
 
@@ -14,8 +15,14 @@ def predictor(make_predictor):
 
 
 @pytest.fixture(scope="module")
-def program(predictor):
+def program(predictor, open_sizes):
     return export_program(predictor)
+
+
+def test_an_older_pytorch_takes_a_size(predictor, monkeypatch):
+    monkeypatch.setattr(torch, "__version__", TorchVersion("2.12.0+cpu"))
+    with pytest.raises(ValueError, match=r"2\.12\.0\+cpu exports for images of one size.*--height.*from 2\.13 on"):
+        export_program(predictor)
 
 
 def test_one_program_takes_batches_and_sizes(predictor, program):
@@ -70,6 +77,7 @@ def test_deformable_attention_is_one_operator_or_pytorchs_own(program):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("open_sizes")
 @pytest.mark.parametrize(("method", "tower"), [("mask2former", "resnet"), ("mtaclip", "vit")])
 def test_every_kind_of_model_becomes_a_program(make_predictor, method, tower):
     predictor = make_predictor(method, tower)
@@ -89,6 +97,7 @@ def test_a_swin_transformer_becomes_a_program_for_one_size(make_predictor):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("open_sizes")
 def test_the_program_is_the_same_without_the_compiled_operator(run_script, predictor, tmp_path):
     script = (
         "import sys, mtaclip; from mtaclip.engine import setup_cfg; from mtaclip.predictor import Predictor\n"
