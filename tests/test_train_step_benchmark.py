@@ -59,7 +59,7 @@ def test_models_take_turns_and_the_figures_are_written(tmp_path, load, monkeypat
     monkeypatch.setattr(sys, "argv", ["train_step.py", "--table", str(file)])
     with caplog.at_level("INFO", logger="train_step"):
         assert load("train_step").main() == 0
-    lines = caplog.messages[0].splitlines()
+    lines = next(record.message for record in caplog.records if record.name == "train_step").splitlines()
     assert lines[0].startswith("| case | mtaclip, s | mask2former, s |")
     assert lines[2].startswith(f"| 64 x 64, 1 image, bfloat16 | {measured['mtaclip']['median_s']:.3f} |")
 

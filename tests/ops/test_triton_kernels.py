@@ -7,11 +7,13 @@ import os
 import re
 import subprocess
 from concurrent.futures import ProcessPoolExecutor
+from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 import torch
+from torch.torch_version import TorchVersion
 
 from mtaclip.ops.reference import (
     locations_and_weights,
@@ -193,6 +195,8 @@ def interpreter():
 
 @every_check
 def test_interpreted(interpreter, check, how):
+    if check in (far_points, points_beside_the_border) and TorchVersion(version("triton")) < "3.8":
+        pytest.skip("the interpreter of Triton before 3.8 takes NaN for the greater number, unlike the compiler")
     interpreter.submit(check, "cpu", **how).result()
 
 

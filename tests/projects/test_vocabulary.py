@@ -31,18 +31,25 @@ def street() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory, config_path, street) -> Path:
-    """A tiny random model, blown up so that its masks are sharp and of several classes, with its config."""
+    """A tiny random model, blown up so that its masks are sharp and of several classes, with its config.
+
+    Versions of PyTorch draw other weights from the same seed: the first that sees several classes is taken.
+    """
     cfg = setup_cfg(config_path("miniature/mtaclip_tiny.yaml"), device="cpu")
-    torch.manual_seed(0)
-    model = build_model(cfg)
-    with torch.no_grad():
-        model.decoder.alignment.gamma.fill_(1.0)
-        model.decoder.query_position.mul_(20)
-        model.decoder.mask_head[-1].weight.mul_(30)
     folder = tmp_path_factory.mktemp("vocabulary")
     Image.fromarray(street).save(folder / "street.png")
-    torch.save({"model": model.state_dict(), "config": cfg.dump()}, folder / "tiny.pth")
-    return folder / "tiny.pth"
+    for seed in range(20):
+        torch.manual_seed(seed)
+        model = build_model(cfg)
+        with torch.no_grad():
+            model.decoder.alignment.gamma.fill_(1.0)
+            model.decoder.query_position.mul_(20)
+            model.decoder.mask_head[-1].weight.mul_(30)
+        torch.save({"model": model.state_dict(), "config": cfg.dump()}, folder / "tiny.pth")
+        seen = Predictor.from_checkpoint(folder / "tiny.pth", "cpu", TEXT)(street).labels
+        if len(np.unique(seen)) > 3:
+            return folder / "tiny.pth"
+    pytest.fail("no seed gives several classes")
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from huggingface_hub import ModelCard, constants
+from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -489,7 +489,8 @@ class Hub(BaseHTTPRequestHandler):
             body = json.dumps(files).encode()
         elif self.path.startswith("/api/"):
             siblings = [{"rfilename": name} for name in names]
-            body = json.dumps({"id": "me/streets", "sha": self.commit, "siblings": siblings}).encode()
+            model = {"id": "me/streets", "sha": self.commit, "siblings": siblings, "private": False, "downloads": 0}
+            body = json.dumps({**model, "likes": 0, "tags": []}).encode()
         else:
             body = (self.folder / name).read_bytes()
         self.send_response(200)
@@ -512,11 +513,15 @@ def hub(copied, tmp_path, monkeypatch) -> Iterator[ThreadingHTTPServer]:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     address = f"http://127.0.0.1:{server.server_port}"
-    template = "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "ENDPOINT", address)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + template)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    values = {
+        "ENDPOINT": address,
+        "HUGGINGFACE_CO_URL_TEMPLATE": address + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_CACHE": str(tmp_path / "cache"),
+        "HF_HUB_OFFLINE": False,
+    }
+    for module in [module for name, module in sys.modules.items() if name.startswith("huggingface_hub.")]:
+        for name in values.keys() & vars(module).keys():  # clients before 1.0 copy constants into other modules
+            monkeypatch.setattr(module, name, values[name])
     yield server
     server.shutdown()
     server.server_close()
