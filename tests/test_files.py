@@ -52,6 +52,7 @@ def test_the_free_space_is_told_where_it_can_be_known(tmp_path, monkeypatch):
     def stale(*_, **__):
         raise error
 
-    monkeypatch.setattr(os, "statvfs", stale)  # as a server of files that has gone
+    for name in ("stat", "statvfs"):  # as a server of files that has gone
+        monkeypatch.setattr(os, name, stale)
     assert not_written(tmp_path / "file", error) == f"{tmp_path / 'file'}: not written: Stale file handle"
     assert not_written(Path("/"), error) == "/: not written: Stale file handle"

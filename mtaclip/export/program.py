@@ -22,7 +22,8 @@ BATCHES = (1, 64)
 """Fewest and most images that a program takes at a time."""
 EDGES = (64, 4096)
 """Shortest and longest edge of the images of a program, in pixels."""
-_OPEN_SINCE = "2.13"  # of PyTorch; before, traces of average pools hold for even edges only
+OPEN_SINCE = "2.13"
+"""The version of PyTorch from which on sizes can be open; before, traces of pools hold for even edges only."""
 _TRACED = (2, 3, 128, 192)  # all different, and none of them 1, which a trace would take for a constant
 
 
@@ -49,10 +50,10 @@ def export_program(predictor: Predictor, size: Size | None = None) -> ExportedPr
     model = exportable(predictor)
     if size is None and isinstance(model.backbone, SwinBackbone):
         raise ValueError("a Swin Transformer is exported for images of one size: name it (--height and --width).")
-    if size is None and torch.__version__ < _OPEN_SINCE:
+    if size is None and torch.__version__ < OPEN_SINCE:
         raise ValueError(
             f"PyTorch {torch.__version__} exports for images of one size, which to name (--height and --width); from "
-            f"{_OPEN_SINCE} on it does for all sizes."
+            f"{OPEN_SINCE} on it does for all sizes."
         )
     step = edge_step(predictor)
     if size is not None and not all(EDGES[0] <= edge <= EDGES[1] and edge % step == 0 for edge in size):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mtaclip.engine import setup_cfg
+from mtaclip.export.program import OPEN_SINCE
 from mtaclip.modeling.build import build_model
 from mtaclip.predictor import Predictor
 
@@ -58,8 +59,8 @@ def make_predictor(tmp_path_factory, config_path) -> Callable[..., Predictor]:
 @pytest.fixture(scope="session")
 def open_sizes() -> None:
     """Skips what traces for images of all sizes."""
-    if torch.__version__ < "2.13":
-        pytest.skip("PyTorch traces pools for open sizes since 2.13")
+    if torch.__version__ < OPEN_SINCE:
+        pytest.skip(f"PyTorch traces pools for open sizes since {OPEN_SINCE}")
 
 
 def save_weights(model: torch.nn.Module, file: Path) -> None:

@@ -112,7 +112,7 @@ def test_what_is_in_the_way_is_told_once_in_one_sentence(command, run_script, mi
     said = [line for line in done.stderr.splitlines() if line.startswith("train_net.py: error: ")]
     assert len(said) == 1 and "Traceback" not in done.stderr, done.stderr
     assert said[0].startswith("train_net.py: error: TEST.SAVE_PREDICTIONS: ")
-    assert f"{tmp_path / 'predictions' / DATASET} cannot be written" in said[0]
+    assert f"{tmp_path / 'predictions' / DATASET}: not written: Not a directory" in said[0]
 
 
 def test_a_training_replaces_the_predictions_of_earlier_weights(run_script, miniature_root, tmp_path):

@@ -104,7 +104,7 @@ def test_it_runs_from_top_to_bottom(tree):
 
     assert "labels (128, 256) uint8   scores (19, 128, 256)" in text["predict"]
     assert "the model sees (3, 64, 128)" in text["config"]
-    assert "opts: Non-existent key: INPUT.MIN_SIZE_TESTS." in text["config"]
+    assert "opts: Non-existent key: INPUT.MIN_SIZE_TESTS; mtaclip/config.py lists the keys" in text["config"]
     # 30 mask queries and 2 contexts of 20 texts make 70 tokens.
     assert re.search(r"positions \(T, d\) +\(70, 64\)", text["flow"])
     assert numbers(r"label: ([\d.]+)%", text["masks"])[0] > 99.9
