@@ -27,10 +27,13 @@ class Agreement:
     Attributes:
         difference: the largest between two scores of a class at a pixel.
         equal: share of the pixels with the same label, 0 .. 1.
+        preference: where labels differ, by how much the model scores its own label higher than the file's, at most;
+            0 where none does. Two classes that score alike may change places by a rounding.
     """
 
     difference: float
     equal: float
+    preference: float
 
     def check(self, size: Size) -> None:
         """Refuse a file that is not its model.
@@ -83,5 +86,8 @@ def compare(run: Runner, predictor: Predictor, size: Size) -> Agreement:
     image = torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     (expected,) = predictor.model([{"image": image, "scores": True}])
     labels, scores = run(image[None].to(expected["labels"].device))
-    difference = (scores[0].cpu() - expected["sem_seg"].cpu()).abs().max().item()
-    return Agreement(difference, (labels[0].cpu() == expected["labels"].cpu()).float().mean().item())
+    file, model = labels[0].cpu().long(), expected["labels"].cpu().long()
+    model_scores = expected["sem_seg"].cpu()
+    difference = (scores[0].cpu() - model_scores).abs().max()
+    preference = (model_scores.gather(0, model[None]) - model_scores.gather(0, file[None])).max()
+    return Agreement(difference.item(), (file == model).float().mean().item(), preference.item())

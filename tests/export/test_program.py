@@ -40,9 +40,9 @@ def test_one_program_takes_batches_and_sizes(predictor, program):
 
 @pytest.mark.parametrize("difference", [1.1e-3, float("inf"), float("nan")])
 def test_a_program_that_differs_is_refused(difference):
-    Agreement(1e-3, 0.9).check((64, 96))
+    Agreement(1e-3, 0.9, 0.0).check((64, 96))
     with pytest.raises(ValueError, match="on 64 x 96 pixels of noise, class scores of the file differ"):
-        Agreement(difference, 1.0).check((64, 96))
+        Agreement(difference, 1.0, 0.0).check((64, 96))
 
 
 def test_a_program_refuses_images_out_of_its_limits(program):
@@ -84,7 +84,7 @@ def test_every_kind_of_model_becomes_a_program(make_predictor, method, tower):
     run = export_program(predictor).module()
     for size in ((256, 512), (80, 144)):
         agreement = compare(run, predictor, size)
-        assert agreement.equal == 1.0
+        assert agreement.equal > 0.9999 and agreement.preference < CLOSE
         assert agreement.difference < CLOSE
 
 
