@@ -97,6 +97,7 @@ def test_windows_are_refused(command, street, capsys):
     ended_with(command("--input", street, opts=opts), capsys, ["set TEST.SLIDING_WINDOW.ENABLED False"])
 
 
+@pytest.mark.usefixtures("bounded_memory")
 def test_too_little_memory_is_one_sentence(command, street, capsys):
     opts = ("INPUT.MIN_SIZE_TEST", "1000000", "INPUT.MAX_SIZE_TEST", "1000000000")  # 4.5 TB
     ended_with(command("--input", street, opts=opts), capsys, ["the memory does not suffice", "INPUT.MIN_SIZE_TEST"])

@@ -371,6 +371,7 @@ def test_files_need_an_output_folder(command, refused, tmp_path):
     )
 
 
+@pytest.mark.usefixtures("bounded_memory")
 def test_an_image_that_is_too_large_for_the_memory_is_named(command, log, tmp_path):
     large = tmp_path / "large.png"
     Image.new("RGB", (60000, 1)).save(large)  # 2000 x 120,000,000 pixels for the model
@@ -381,6 +382,7 @@ def test_an_image_that_is_too_large_for_the_memory_is_named(command, log, tmp_pa
     assert ids(tmp_path / "out", "small") == {0}
 
 
+@pytest.mark.usefixtures("bounded_memory")
 def test_a_camera_whose_frames_are_too_large_for_the_memory_is_one_sentence(command, refused, tmp_path, monkeypatch):
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
