@@ -5,8 +5,8 @@
 A tuple is one (image, query, head). Instructions are those of a warp, counted in the disassembly of the kernels for
 32 channels, 3 levels and 4 points: every instruction of the loop over tuples, times the trips of the loops inside it,
 plus the share of what runs once per block; both sides of a branch count, code behind the loop (for warps that diverge)
-does not. The disassembler is the toolkit's or the one that comes with Triton; without one, only registers and spills
-are known.
+does not. The kernel that merges the additions of a tile has no such loop, and its instructions are not counted. The
+disassembler is the toolkit's or the one that comes with Triton; without one, only registers and spills are known.
 """
 
 import argparse
@@ -30,7 +30,7 @@ TYPES = {"f": "float32", "d": "float64", "6__half": "float16", "13__nv_bfloat16"
 TUPLES, THREADS = 128, {"forward": 256, "backward": 128}
 LEVELS, POINTS, BATCH = 3, 4, 4
 KERNEL = re.compile(
-    r"(forward|backward)INS0_6ConfigI(f|d|6__half|13__nv_bfloat16)(\w+?)Lb([01])ELi(\d+)ELi(\d+)ELi\d+ELi\d+EEE(Lb1E)?"
+    r"(forward|merged_backward|backward)INS0_6ConfigI(f|d|6__half|13__nv_bfloat16)(\w+?)Lb([01])ELi(\d+)ELi(\d+)ELi\d+ELi\d+EEE(Lb1E)?"
 )
 PROPERTIES = re.compile(
     r"Compiling entry function '(\w+)'.*?(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers", re.S
@@ -98,7 +98,7 @@ def measured(source: Path, arch: str, cubin: Path) -> list[dict[str, Any]]:
             "registers": int(registers),
             "spilled_bytes": int(stores) + int(loads),
         }
-        if lanes != "0" and mangled in code:
+        if lanes != "0" and mangled in code and name in THREADS:
             row |= per_tuple(code[mangled], name, int(lanes))
         rows.append(row)
     return rows
@@ -171,7 +171,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         if row["rows"] == "usual":
             name = f"{row['kernel']} {row['entry']}, value {row['value']}, positions {row['positions']}"
-            lines.append(f"| {name} | {row.get('instructions', '?')} | {row['registers']} | {row['spilled_bytes']} |")
+            lines.append(f"| {name} | {row.get('instructions', '')} | {row['registers']} | {row['spilled_bytes']} |")
     lines += [
         "",
         "| kernels for any sizes | number | registers | with spills | spilled bytes, most |",

@@ -198,6 +198,7 @@ def captured(run: Callable[[], None]) -> Callable[[], None]:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         run()
+    graph.run = run  # whose tensors it reads, and does not own
     return graph.replay
 
 

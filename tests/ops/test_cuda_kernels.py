@@ -50,6 +50,26 @@ def inputs(levels=3, points=4, channels=8, batch=2, queries=9, heads=2, dtype=to
     ]
 
 
+def wide_inputs(spread, dtype=torch.bfloat16, half_points=False):
+    """Arguments of the fused entry with levels that are larger than a block's window, every pixel a query; `spread`:
+    standard deviation of the offsets in pixels."""
+    torch.manual_seed(int(spread))
+    shapes = [(6, 10), (12, 20), (24, 40)]
+    centres = [
+        torch.cartesian_prod((torch.arange(h) + 0.5) / h, (torch.arange(w) + 0.5) / w).flip(-1) for h, w in shapes
+    ]
+    heads, reference = 2, torch.cat(centres)
+    reference += torch.rand(reference.shape) / 100  # no point on a pixel's centre, where gradients jump
+    points_type = dtype if half_points else torch.promote_types(dtype, torch.float32)
+    return [
+        torch.randn(1, len(reference), heads, 32).to(dtype),
+        shapes,
+        reference.to(torch.promote_types(dtype, torch.float32)),
+        (torch.randn(1, len(reference), heads, 3, 4, 2) * spread).to(points_type),
+        torch.randn(1, len(reference), heads, 12).to(points_type),
+    ]
+
+
 def classic_inputs(*args, **kwargs):
     value, shapes, *rest = inputs(*args, **kwargs)
     return [value, shapes, *locations_and_weights(value, shapes, *rest)]
@@ -211,7 +231,8 @@ def test_emulated_results_in_any_order_of_blocks_and_lanes(emulator, dtype, quer
 @pytest.mark.parametrize("far", [-1e30, 1e30, float("inf"), float("-inf"), float("nan"), -9.0, 50.0])
 @pytest.mark.parametrize("channels", [5, 32])
 def test_emulated_points_far_outside_give_zeros_and_no_gradient(emulator, far, channels):
-    for arguments in (inputs(channels=channels, dtype=torch.float32), classic_inputs(channels=channels)):
+    half = inputs(channels=channels, dtype=torch.bfloat16)
+    for arguments in (inputs(channels=channels, dtype=torch.float32), classic_inputs(channels=channels), half):
         arguments[-2] = torch.full_like(arguments[-2], far)
         for deterministic in (False, True):
             grads = emulator(arguments, gradient_for(arguments), deterministic)
@@ -229,6 +250,37 @@ def test_emulated_points_on_borders_and_without_weight(emulator, entry):
     else:
         weights[..., ::3] = -torch.inf
     check(emulator, arguments)
+
+
+@pytest.mark.parametrize("spread", [0, 2, 30])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_emulated_points_inside_and_outside_a_window(emulator, spread, dtype):
+    check(emulator, wide_inputs(spread, dtype, half_points=spread == 2), seed=1)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-35, 1e-20, 1e20, 1e36])
+def test_emulated_merged_gradients_of_any_size(emulator, scale):
+    arguments = inputs(3, 4, 32, 1, None, 2, dtype=torch.bfloat16)
+    grad = (gradient_for(arguments).float() * scale).bfloat16()
+    ours, theirs = emulator(arguments, grad)[0].double(), exact(arguments, grad)[1]
+    torch.testing.assert_close(ours, theirs, rtol=2**-7, atol=1e-4 * scale)
+
+
+@pytest.mark.parametrize("bad", [float("inf"), float("nan")])
+def test_emulated_merged_gradients_are_not_finite_only_where_a_term_is_not(emulator, bad):
+    arguments = inputs(3, 4, 32, 1, None, 2, dtype=torch.bfloat16)
+    clean = gradient_for(arguments)
+    grad, logits = clean.clone(), arguments[-1].clone()
+    grad[0, 3, 5] = bad  # of the first head, channel 5
+    found, expected = emulator(arguments, grad)[0], emulator(arguments, clean)[0]
+    hit = ~found.isfinite()
+    assert hit[0, :, 0, 5].any() and not hit[0, :, 1].any() and not hit[0, :, 0, :5].any()
+    torch.testing.assert_close(found[~hit], expected[~hit], **TOLERANCE[torch.bfloat16])
+    arguments[-1][0, 3, 0, 0] = torch.nan  # the softmax takes it to all points of the query
+    found = emulator(arguments, clean)[0]
+    assert found[0, :, 0].isnan().any() and not found[0, :, 1].isnan().any()
+    arguments[-1].copy_(logits)
+    assert not emulator(arguments, clean)[0].isnan().any()
 
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
@@ -348,9 +400,19 @@ def test_values_and_gradients_on_a_gpu_equal_the_reference(case, dtype, determin
 
 
 @needs_gpu
+@pytest.mark.parametrize("spread", [0, 2, 30])
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+def test_points_inside_and_outside_a_window_on_a_gpu(spread, dtype):
+    arguments = wide_inputs(spread, dtype)
+    grad = gradient_for(arguments)
+    assert_all_close(run_on_gpu(arguments, grad), exact(arguments, grad), arguments)
+
+
+@needs_gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("far", [-1e30, float("inf"), float("nan"), 50.0])
-def test_points_far_outside_on_a_gpu(far):
-    arguments = inputs(channels=32, dtype=torch.float32)
+def test_points_far_outside_on_a_gpu(far, dtype):
+    arguments = inputs(channels=32, dtype=dtype)
     arguments[3] = torch.full_like(arguments[3], far)
     assert not any(tensor.any() for tensor in run_on_gpu(arguments, gradient_for(arguments)))
 

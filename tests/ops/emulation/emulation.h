@@ -1,9 +1,8 @@
 // Runs CUDA kernels on the processor, one thread after another, for tests.
 //
-// Every lane of a warp is a fiber that runs until it must wait for the others: at a shuffle, a vote or __syncwarp. The
-// order of blocks, of a block's warps, and of lanes whenever they run again, is drawn from a seed; results that depend
-// on it come from a missing synchronisation or from the order of atomic additions. The kernels here synchronise whole
-// warps only, so warps run one by one.
+// Every lane of a warp is a fiber that runs until it must wait for others: at a shuffle, a vote, __syncwarp or
+// __syncthreads. The order of blocks, of a block's warps, and of lanes whenever they run again, is drawn from a seed;
+// results that depend on it come from a missing synchronisation or from the order of atomic additions.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -42,7 +41,7 @@ inline dim3 blockIdx, blockDim, gridDim, threadIdx;
 
 namespace emulation {
 
-constexpr int kLanes = 32;
+constexpr int kLanes = 32, kWarps = 32;
 constexpr size_t kStackBytes = 256 * 1024;
 constexpr size_t kSharedVectors = 48 * 1024 / 16, kGuardVectors = 64;
 
@@ -50,8 +49,8 @@ struct Fiber {
   std::unique_ptr<char[]> stack{new char[kStackBytes]};
   ucontext_t start;
   jmp_buf resume;
-  bool started, done, waiting;
-  int generation;  // what it waits for the end of
+  bool started, done, waiting, at_barrier;
+  int generation;  // what it waits for the end of, in its warp
 };
 
 struct Warp {
@@ -59,46 +58,48 @@ struct Warp {
   int lane, arrived, generation, kind;
   uint64_t slots[2][kLanes];
   jmp_buf scheduler;
-  void (*body)(void*);
-  void* context;
-  const char* fault;
 };
 
-inline Warp warp;
+// What all warps run, and what is wrong with it.
+inline void (*body)(void*);
+inline void* context;
+inline const char* fault;
+inline std::unique_ptr<Warp> warps[kWarps];
+inline Warp* warp;  // the one that runs
 
-[[noreturn]] inline void leave() { _longjmp(warp.scheduler, 1); }
+[[noreturn]] inline void leave() { _longjmp(warp->scheduler, 1); }
 
 inline void enter() {
-  warp.body(warp.context);
-  warp.fibers[warp.lane].done = true;
+  body(context);
+  warp->fibers[warp->lane].done = true;
   leave();
 }
 
 // Waits until every lane has called it with the same kind; returns what they brought.
 inline const uint64_t* meet(unsigned mask, int kind, uint64_t brought) {
-  Fiber& self = warp.fibers[warp.lane];
-  const int generation = warp.generation;
-  if (mask != 0xffffffffu) warp.fault = "a part of a warp synchronises";
-  if (warp.arrived > 0 && warp.kind != kind) warp.fault = "lanes of a warp meet at different operations";
-  warp.kind = kind;
-  warp.slots[generation % 2][warp.lane] = brought;
-  if (++warp.arrived == kLanes) {
-    warp.arrived = 0;
-    ++warp.generation;
+  Fiber& self = warp->fibers[warp->lane];
+  const int generation = warp->generation;
+  if (mask != 0xffffffffu) fault = "a part of a warp synchronises";
+  if (warp->arrived > 0 && warp->kind != kind) fault = "lanes of a warp meet at different operations";
+  warp->kind = kind;
+  warp->slots[generation % 2][warp->lane] = brought;
+  if (++warp->arrived == kLanes) {
+    warp->arrived = 0;
+    ++warp->generation;
   } else {
     self.waiting = true;
     self.generation = generation;
     if (_setjmp(self.resume) == 0) leave();
     self.waiting = false;
   }
-  return warp.slots[generation % 2];
+  return warp->slots[generation % 2];
 }
 
 inline void run_lane(int lane) {
-  Fiber& fiber = warp.fibers[lane];
-  warp.lane = lane;
+  Fiber& fiber = warp->fibers[lane];
+  warp->lane = lane;
   threadIdx.x = threadIdx.x / kLanes * kLanes + lane;
-  if (_setjmp(warp.scheduler) != 0) return;
+  if (_setjmp(warp->scheduler) != 0) return;
   if (fiber.started) _longjmp(fiber.resume, 1);
   fiber.started = true;
   getcontext(&fiber.start);
@@ -108,23 +109,28 @@ inline void run_lane(int lane) {
   setcontext(&fiber.start);
 }
 
-inline void run_warp(std::mt19937_64& random) {
-  warp.arrived = warp.generation = 0;
-  for (Fiber& fiber : warp.fibers) fiber.started = fiber.done = fiber.waiting = false;
-  int order[kLanes], left = kLanes;
+// Runs a warp until all its lanes have ended (true) or are at the block's barrier.
+inline bool run_warp(unsigned number, std::mt19937_64& random) {
+  warp = warps[number].get();
+  threadIdx = dim3(number * kLanes);
+  int order[kLanes];
   std::iota(order, order + kLanes, 0);
-  while (left > 0 && warp.fault == nullptr) {
+  for (bool progress = true; progress && fault == nullptr;) {
     std::shuffle(order, order + kLanes, random);
-    bool progress = false;
+    progress = false;
     for (const int lane : order) {
-      Fiber& fiber = warp.fibers[lane];
-      if (fiber.done || (fiber.waiting && fiber.generation == warp.generation)) continue;
+      Fiber& fiber = warp->fibers[lane];
+      if (fiber.done || fiber.at_barrier || (fiber.waiting && fiber.generation == warp->generation)) continue;
       run_lane(lane);
       progress = true;
-      left -= fiber.done;
     }
-    if (!progress) warp.fault = "some lanes of a warp have ended, and others wait for them";
   }
+  const auto all = [](bool Fiber::*state) {
+    return std::all_of(warp->fibers, warp->fibers + kLanes, [=](const Fiber& fiber) { return fiber.*state; });
+  };
+  const bool done = all(&Fiber::done);
+  if (!done && !all(&Fiber::at_barrier)) fault = "some lanes of a warp have ended, and others wait for them";
+  return done;
 }
 
 inline std::vector<unsigned> shuffled(unsigned count, std::mt19937_64& random) {
@@ -133,6 +139,26 @@ inline std::vector<unsigned> shuffled(unsigned count, std::mt19937_64& random) {
   std::shuffle(order.begin(), order.end(), random);
   return order;
 }
+
+// Runs a block's warps from barrier to barrier.
+inline void run_block(unsigned count, std::mt19937_64& random) {
+  for (unsigned number = 0; number < count; ++number) {
+    if (!warps[number]) warps[number] = std::make_unique<Warp>();
+    warps[number]->arrived = warps[number]->generation = 0;
+    for (Fiber& fiber : warps[number]->fibers) {
+      fiber.started = fiber.done = fiber.waiting = fiber.at_barrier = false;
+    }
+  }
+  for (unsigned done = 0; done < count && fault == nullptr;) {
+    done = 0;
+    for (const unsigned number : shuffled(count, random)) done += run_warp(number, random);
+    if (done > 0 && done < count) fault = "some warps of a block have ended, and others wait for them";
+    for (unsigned number = 0; number < count; ++number) {
+      for (Fiber& fiber : warps[number]->fibers) fiber.at_barrier = false;
+    }
+  }
+}
+
 
 // Runs a kernel's blocks; `shared` is the memory that the kernel declares `extern __shared__`.
 struct Launch {
@@ -143,24 +169,21 @@ struct Launch {
   void operator()(void (*kernel)(Parameters...), dim3 blocks, int threads, int shared_bytes,
                   Arguments... arguments) const {
     const auto call = [&] { kernel(arguments...); };
-    warp.body = [](void* context) { (*static_cast<decltype(call)*>(context))(); };
-    warp.context = const_cast<void*>(static_cast<const void*>(&call));
-    warp.fault = nullptr;
+    body = [](void* context) { (*static_cast<decltype(call)*>(context))(); };
+    context = const_cast<void*>(static_cast<const void*>(&call));
+    fault = nullptr;
     blockDim = dim3(threads), gridDim = blocks;
     const size_t used = (static_cast<size_t>(shared_bytes) + 15) / 16;
-    if (used > kSharedVectors || threads % kLanes != 0) throw std::runtime_error("the launch asks for too much");
+    if (used > kSharedVectors || threads % kLanes != 0 || threads > kLanes * kWarps) throw std::runtime_error("the launch asks for too much");
     for (const unsigned block : shuffled(blocks.x * blocks.y * blocks.z, random)) {
       blockIdx = dim3(block % blocks.x, block / blocks.x % blocks.y, block / blocks.x / blocks.y);
       std::memset(shared, 0, (used + kGuardVectors) * sizeof(uint4));
-      for (const unsigned number : shuffled(threads / kLanes, random)) {
-        threadIdx = dim3(number * kLanes);
-        run_warp(random);
-      }
+      run_block(threads / kLanes, random);
       const char* guard = reinterpret_cast<const char*>(shared) + shared_bytes;
       if (std::any_of(guard, guard + kGuardVectors * sizeof(uint4), [](char c) { return c != 0; })) {
-        warp.fault = "a block writes behind its shared memory";
+        fault = "a block writes behind its shared memory";
       }
-      if (warp.fault != nullptr) throw std::runtime_error(warp.fault);
+      if (fault != nullptr) throw std::runtime_error(fault);
     }
   }
 };
@@ -168,6 +191,14 @@ struct Launch {
 }  // namespace emulation
 
 inline void __syncwarp(unsigned mask = 0xffffffffu) { emulation::meet(mask, -1, 0); }
+
+// Every thread of the block must come here; lanes of a warp do so together.
+inline void __syncthreads() {
+  emulation::meet(0xffffffffu, -3, 0);
+  emulation::Fiber& self = emulation::warp->fibers[emulation::warp->lane];
+  self.at_barrier = true;
+  if (_setjmp(self.resume) == 0) emulation::leave();
+}
 
 inline bool __any_sync(unsigned mask, bool x) {
   const uint64_t* votes = emulation::meet(mask, -2, x);
@@ -180,7 +211,7 @@ T __shfl_xor_sync(unsigned mask, T x, int other) {
   std::memcpy(&bits, &x, sizeof(x));
   const uint64_t* all = emulation::meet(mask, other, bits);
   T result;
-  std::memcpy(&result, &all[emulation::warp.lane ^ other], sizeof(result));
+  std::memcpy(&result, &all[emulation::warp->lane ^ other], sizeof(result));
   return result;
 }
 

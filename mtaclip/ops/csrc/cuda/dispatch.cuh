@@ -4,6 +4,7 @@
 
 #include "backward.cuh"
 #include "forward.cuh"
+#include "merged.cuh"
 
 namespace mtaclip::cuda {
 
@@ -51,7 +52,13 @@ struct Kernels {
     const auto run_either = [&]<class C>(C) { run(p.fixed_point ? backward<C, true> : backward<C, false>); };
     if constexpr (kWide<V> > 1) {
       if (usual(p, plan) && !p.fixed_point) {
-        run(backward<Usual, false>);
+        if constexpr (kFused && sizeof(V) == 2) {
+          p.head_bits = 0, p.tile_items = kTuples;
+          const dim3 blocks(plan_maps(p), p.heads, p.batch);
+          launch(merged_backward<Usual>, blocks, Block<Usual>::kThreads, Block<Usual>::kBytes, p);
+        } else {
+          run(backward<Usual, false>);
+        }
       } else if (plan.wide) {
         run_either(Wide{});
       } else {

@@ -16,6 +16,7 @@ struct Config {
   static constexpr bool kFused = kFused_;
   static constexpr int kVector = kVector_;
   static constexpr bool kStatic = kLanes_ > 0;
+  static constexpr int kLanes = kLanes_, kLevels = kLevels_, kPoints = kPoints_;
 
   static __device__ __forceinline__ int lanes(const Problem& p) { return kStatic ? kLanes_ : p.lanes; }
   static __device__ __forceinline__ int levels(const Problem& p) { return kStatic ? kLevels_ : p.levels; }
@@ -132,6 +133,7 @@ struct Point {
   T weight, fraction_x, fraction_y;
   bool left, right, top, bottom;  // is that column, that line inside the level?
   Level level;
+  int inner_column, inner_line;
   uint32_t cell;
 
   __device__ __forceinline__ Point(const Problem& p, const Tuple<C>& tuple, int k, T weight_) : weight(weight_) {
@@ -158,7 +160,7 @@ struct Point {
     right = static_cast<unsigned>(column + 1) < static_cast<unsigned>(level.width);
     top = static_cast<unsigned>(line) < static_cast<unsigned>(level.height);
     bottom = static_cast<unsigned>(line + 1) < static_cast<unsigned>(level.height);
-    const int inner_column = min(max(column, 0), level.width - 1), inner_line = min(max(line, 0), level.height - 1);
+    inner_column = min(max(column, 0), level.width - 1), inner_line = min(max(line, 0), level.height - 1);
     const uint32_t pixel = static_cast<uint32_t>(level.first + inner_line * level.width + inner_column);
     cell = pixel * static_cast<uint32_t>(p.row_vectors) * 4 + (left && right ? 1 : 0) + (top && bottom ? 2 : 0);
   }

@@ -129,7 +129,7 @@ inline Plan plan(Problem& p, int32_t element_bytes, int32_t point_bytes, int32_t
     plan.refusal = "mtaclip: a query has more points than the CUDA kernels take.";
   } else if (row_vectors >= kMaxPixels || p.pixels * row_vectors >= kMaxPixels) {
     plan.refusal = "mtaclip: an image's value is larger than the CUDA kernels take.";
-  } else if (p.batch > 65535 || plan.head_groups > 65535) {
+  } else if (p.batch > 65535 || p.heads > 65535) {
     plan.refusal = "mtaclip: the CUDA kernels take at most 65535 images and 65535 heads.";
   }
   if (plan.refusal != nullptr) return plan;
