@@ -4,7 +4,6 @@ Shapes: `C` classes, `H, W` the size of an image.
 """
 
 import os
-import signal
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from mtaclip.data.datasets import Record
 from mtaclip.data.image_files import read_image, read_label_values
 from mtaclip.data.labels import IGNORE_LABEL, label_table
+from mtaclip.data.workers import without_interrupts
 
 NO_LABEL = "images without label map"
 NO_IMAGE = "label maps without image"
@@ -102,14 +102,11 @@ def inspect_records(records: Sequence[Record], workers: int) -> Iterator[Finding
         _Findings(records),
         num_workers=min(workers, len(records), _WORKERS_PER_CORE * (os.cpu_count() or 1)),
         collate_fn=list,
-        worker_init_fn=_leave_interrupts_to_the_program,
     )
-    for (finding,) in loader:
+    with without_interrupts():
+        findings = iter(loader)
+    for (finding,) in findings:
         yield finding
-
-
-def _leave_interrupts_to_the_program(_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @dataclass(eq=False)

@@ -7,7 +7,7 @@ from typing import Any
 from torch.utils.data import DataLoader, Dataset
 
 from mtaclip.data.sampling import BROKEN
-from mtaclip.data.workers import StopSignals
+from mtaclip.data.workers import StopSignals, without_interrupts
 from mtaclip.problems import is_ours
 
 _logger = logging.getLogger(__name__)
@@ -44,7 +44,9 @@ class SampleLoader(DataLoader[list[Any]]):
 
     def __iter__(self) -> Iterator[list[Any]]:
         """Start the workers; raises the first error of a batch in its place."""
-        return _raise_errors(super().__iter__())
+        with without_interrupts():
+            batches = super().__iter__()
+        return _raise_errors(batches)
 
 
 def _raise_errors(batches: Iterator[list[Any]]) -> Iterator[list[Any]]:

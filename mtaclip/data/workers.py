@@ -5,6 +5,8 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing import connection
 from multiprocessing.queues import Queue
 from multiprocessing.util import Finalize
@@ -13,6 +15,16 @@ from types import FrameType
 from mtaclip.problems import first_line
 
 _logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def without_interrupts() -> Iterator[None]:
+    """Leave Ctrl-C to this process: those that it starts meanwhile never notice one, and it does so behind this."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class StopSignals:

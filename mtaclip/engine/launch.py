@@ -31,7 +31,7 @@ from mtaclip.problems import RunError, failed_exchange, sentence
 
 # GPUs wait longer for each other than CPUs do, by this: NCCL ends the process, without a word of ours.
 _GPUS_WAIT_LONGER = timedelta(minutes=1)
-# How long the others may take to end, in seconds, when one has failed.
+# How long processes may take to end, in seconds, when one has failed or Ctrl-C has told them to.
 _GRACE = 10.0
 # How long a process may take to stop, in seconds, when the program that started it is gone.
 _ORPHAN_GRACE = 60.0
@@ -165,6 +165,9 @@ def _start(function: Callable[..., Any], processes: Processes, args: tuple) -> N
                 child.start()
                 writer.close()
             _watch(children)
+    except KeyboardInterrupt:  # which the terminal sent to them, too
+        _join(list(children), _GRACE)
+        raise
     finally:
         _end(list(children))
 
@@ -267,14 +270,19 @@ def _end(children: list[BaseProcess]) -> None:
     for child in children:
         if child.is_alive():
             child.terminate()
-    deadline = time.monotonic() + _GRACE
+    _join(children, _GRACE)
     for child in children:
-        if child.pid is None:
-            continue
-        child.join(max(0.0, deadline - time.monotonic()))
         if child.is_alive():
             child.kill()
             child.join()
+
+
+def _join(children: list[BaseProcess], timeout: float) -> None:
+    """Wait for the end of all, for so many seconds at most."""
+    deadline = time.monotonic() + timeout
+    for child in children:
+        if child.pid is not None:
+            child.join(max(0.0, deadline - time.monotonic()))
 
 
 @contextmanager
