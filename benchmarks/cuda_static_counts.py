@@ -30,7 +30,8 @@ TYPES = {"f": "float32", "d": "float64", "6__half": "float16", "13__nv_bfloat16"
 TUPLES, THREADS = 128, {"forward": 256, "backward": 128}
 LEVELS, POINTS, BATCH = 3, 4, 4
 KERNEL = re.compile(
-    r"(forward|merged_backward|backward)INS0_6ConfigI(f|d|6__half|13__nv_bfloat16)(\w+?)Lb([01])ELi(\d+)ELi(\d+)ELi\d+ELi\d+EEE(Lb1E)?"
+    r"(forward|merged_backward|backward)INS0_6ConfigI"
+    r"(f|d|6__half|13__nv_bfloat16)(\w+?)Lb([01])ELi(\d+)ELi(\d+)ELi\d+ELi\d+EEE(Lb1E)?"
 )
 PROPERTIES = re.compile(
     r"Compiling entry function '(\w+)'.*?(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers", re.S

@@ -53,18 +53,19 @@ def inputs(levels=3, points=4, channels=8, batch=2, queries=9, heads=2, dtype=to
 def wide_inputs(spread, dtype=torch.bfloat16, half_points=False):
     """Arguments of the fused entry with levels that are larger than a block's window, every pixel a query; `spread`:
     standard deviation of the offsets in pixels."""
-    torch.manual_seed(int(spread))
+    torch.manual_seed(spread)
     shapes = [(6, 10), (12, 20), (24, 40)]
     centres = [
         torch.cartesian_prod((torch.arange(h) + 0.5) / h, (torch.arange(w) + 0.5) / w).flip(-1) for h, w in shapes
     ]
     heads, reference = 2, torch.cat(centres)
     reference += torch.rand(reference.shape) / 100  # no point on a pixel's centre, where gradients jump
-    points_type = dtype if half_points else torch.promote_types(dtype, torch.float32)
+    precise = torch.promote_types(dtype, torch.float32)
+    points_type = dtype if half_points else precise
     return [
         torch.randn(1, len(reference), heads, 32).to(dtype),
         shapes,
-        reference.to(torch.promote_types(dtype, torch.float32)),
+        reference.to(precise),
         (torch.randn(1, len(reference), heads, 3, 4, 2) * spread).to(points_type),
         torch.randn(1, len(reference), heads, 12).to(points_type),
     ]

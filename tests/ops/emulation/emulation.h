@@ -159,7 +159,6 @@ inline void run_block(unsigned count, std::mt19937_64& random) {
   }
 }
 
-
 // Runs a kernel's blocks; `shared` is the memory that the kernel declares `extern __shared__`.
 struct Launch {
   std::mt19937_64& random;
@@ -174,7 +173,9 @@ struct Launch {
     fault = nullptr;
     blockDim = dim3(threads), gridDim = blocks;
     const size_t used = (static_cast<size_t>(shared_bytes) + 15) / 16;
-    if (used > kSharedVectors || threads % kLanes != 0 || threads > kLanes * kWarps) throw std::runtime_error("the launch asks for too much");
+    if (used > kSharedVectors || threads % kLanes != 0 || threads > kLanes * kWarps) {
+      throw std::runtime_error("the launch asks for too much");
+    }
     for (const unsigned block : shuffled(blocks.x * blocks.y * blocks.z, random)) {
       blockIdx = dim3(block % blocks.x, block / blocks.x % blocks.y, block / blocks.x / blocks.y);
       std::memset(shared, 0, (used + kGuardVectors) * sizeof(uint4));

@@ -55,7 +55,7 @@ struct Quantum {
 template <class C>
 struct Block {
   static constexpr int kChannels = C::kVector * C::kLanes, kThreads = kTuples * C::kLanes;
-  static constexpr int kStride = (C::kLevels * C::kPoints) | 1, kPoints = kTuples * kStride;
+  static constexpr int kStride = point_stride(C::kLevels * C::kPoints), kPoints = kTuples * kStride;
   static constexpr int kWindow = kSide * kSide * kChannels, kCleared = kWindow + 2 * C::kLevels + 2;
   static constexpr int kBytes =
       kPoints * static_cast<int>(sizeof(Corners<float>) + sizeof(uint32_t) + sizeof(uint8_t)) + 4 * kCleared;

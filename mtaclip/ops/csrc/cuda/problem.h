@@ -89,7 +89,7 @@ inline bool set_levels(Problem& p, const int64_t* shapes, int64_t levels) {
 }
 
 // Points of a group in shared memory; odd, so that groups start in different banks.
-inline int32_t point_stride(int32_t count) { return count | 1; }
+constexpr int32_t point_stride(int32_t count) { return count | 1; }
 
 inline int32_t plan_maps(Problem& p) {
   p.maps = p.queries == p.pixels ? p.levels : 1;
